@@ -1,0 +1,131 @@
+"""The routing table: which replicas serve which endpoint now. The router keeps it in memory and asks for its version.
+
+Whoever changes what the table holds calls `routing_changed` in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import BigInteger, insert, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from clary.state.database import Base, Database, table_of
+from clary.state.endpoints import Endpoint, EndpointReplica
+
+
+class RoutingVersion(Base):
+    """One row, whose number grows with every change of the routing table."""
+
+    __tablename__ = "routing_version"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[int] = mapped_column(BigInteger)
+
+
+@dataclass(frozen=True)
+class RoutedReplica:
+    """One replica that serves. `address` is a Unix socket's path, or host:port."""
+
+    host_id: str
+    address: str
+    log_stream: str  # "<variant>/<instance id>" in the endpoint's log group
+
+
+@dataclass(frozen=True)
+class RoutedVariant:
+    """A production or shadow variant. `replicas` may be empty while none serves."""
+
+    name: str
+    weight: float
+    replicas: tuple[RoutedReplica, ...]
+    instance_count: int  # how many it is to have: for InvocationsPerInstance
+    multi_model: bool = False
+    container_hostnames: tuple[str, ...] = ()  # of a model whose containers are called one by one ("Direct" mode)
+
+
+@dataclass(frozen=True)
+class RoutedEndpoint:
+    """What the router needs to know of one endpoint."""
+
+    name: str
+    arn: str
+    status: str
+    variants: tuple[RoutedVariant, ...]
+    shadow_variants: tuple[RoutedVariant, ...] = ()
+    data_capture: Mapping[str, Any] | None = None  # DataCaptureConfig, when it is enabled
+
+
+@dataclass(frozen=True)
+class RoutingTable:
+    """All endpoints that are there, by name; also those that do not serve yet, or no more."""
+
+    version: int
+    endpoints: Mapping[str, RoutedEndpoint] = field(default_factory=lambda: dict[str, RoutedEndpoint]())
+
+
+_VERSION = select(table_of(RoutingVersion).c.version)
+_ENDPOINT = table_of(Endpoint).c
+_REPLICA = table_of(EndpointReplica).c
+_ENDPOINTS = select(_ENDPOINT.id, _ENDPOINT.name, _ENDPOINT.arn, _ENDPOINT.status, _ENDPOINT.serving)
+_REPLICAS = (
+    select(_REPLICA.endpoint_id, _REPLICA.variant, _REPLICA.host_id, _REPLICA.address, _REPLICA.log_stream)
+    .where(_REPLICA.routed.is_(True))
+    .order_by(_REPLICA.position, _REPLICA.host_id)
+)
+
+
+def routing_version(database: Database) -> int:
+    """The table's version now: one read of one row."""
+    rows = database.query(_VERSION)
+    return rows[0][0] if rows else 0
+
+
+def routing_table(database: Database) -> RoutingTable:
+    """The whole table."""
+    with database.reading() as session:  # one snapshot: the version is that of these rows
+        version = session.scalar(_VERSION) or 0
+        endpoints = session.execute(_ENDPOINTS).all()
+        replicas: dict[tuple[int, str], list[RoutedReplica]] = {}
+        for endpoint_id, variant, host_id, address, log_stream in session.execute(_REPLICAS):
+            replicas.setdefault((endpoint_id, variant), []).append(RoutedReplica(host_id, address, log_stream))
+    routed: dict[str, RoutedEndpoint] = {}
+    for endpoint_id, name, arn, status, serving in endpoints:
+        plan: dict[str, Any] = serving or {"variants": [], "models": {}, "config": {}}
+        variants = [
+            (bool(variant["shadow"]), _variant(plan, variant, tuple(replicas.get((endpoint_id, variant["name"]), ()))))
+            for variant in plan["variants"]
+        ]
+        capture = plan["config"].get("DataCaptureConfig")
+        routed[name] = RoutedEndpoint(
+            name=name,
+            arn=arn,
+            status=status,
+            variants=tuple(variant for shadow, variant in variants if not shadow),
+            shadow_variants=tuple(variant for shadow, variant in variants if shadow),
+            data_capture=capture if capture and capture.get("EnableCapture") else None,
+        )
+    return RoutingTable(version, routed)
+
+
+def routing_changed(session: Session) -> None:
+    """Count the version up, in the transaction that changes the table."""
+    counted = session.execute(update(table_of(RoutingVersion)).values(version=RoutingVersion.version + 1))
+    if not counted.rowcount:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        session.execute(insert(table_of(RoutingVersion)).values(id=1, version=1))
+
+
+def _variant(plan: Mapping[str, Any], variant: Mapping[str, Any], replicas: tuple[RoutedReplica, ...]) -> RoutedVariant:
+    model: Mapping[str, Any] = plan["models"][variant["model"]]
+    containers: list[Mapping[str, Any]] = model.get("Containers") or [model["PrimaryContainer"]]
+    direct = model.get("InferenceExecutionConfig", {}).get("Mode") == "Direct"
+    return RoutedVariant(
+        name=variant["name"],
+        weight=variant["weight"],
+        replicas=replicas,
+        instance_count=variant["desired_count"],
+        multi_model=containers[0].get("Mode") == "MultiModel",
+        container_hostnames=tuple(container["ContainerHostname"] for container in containers) if direct else (),
+    )

@@ -1,0 +1,121 @@
+"""What CreateModel refuses beyond the shapes' own constraints, with AWS's texts where they are known.
+
+What Clary does not offer is refused as well where leaving it out would silently give another result.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clary.images.catalog import resolve_serving
+from clary.services.registry import Context
+from clary.services.training_validation import check_image
+from clary.storage.client import parse_s3_uri
+from clary.wire.errors import ValidationError
+
+_NOT_OFFERED = {
+    "ModelPackageName": "model packages",
+    "InferenceSpecificationName": "model packages",
+    "AdditionalModelDataSources": "additional model data sources",
+}
+_SOURCE_NOT_OFFERED = {
+    "HubAccessConfig": "a model hub",
+    "ManifestS3Uri": "manifests of model data",
+}
+
+
+def check_request(params: Mapping[str, Any]) -> None:
+    """All that can be told from the request alone.
+
+    Raises:
+        ValidationError: with the first thing that is wrong.
+    """
+    primary, containers = params.get("PrimaryContainer"), params.get("Containers") or []
+    if bool(primary) == bool(containers):
+        given = "both" if primary else "neither"
+        raise ValidationError(f"A model needs either PrimaryContainer or Containers. Received: {given}.")
+    if primary is not None and "InferenceExecutionConfig" in params:
+        raise ValidationError("InferenceExecutionConfig applies to a model with several Containers.")
+    if len(containers) > 1:
+        raise ValidationError(
+            f"Clary does not offer models with containers in series yet. Received: {len(containers)} Containers"
+        )
+    role = params.get("ExecutionRoleArn", "none")
+    for container in containers or [primary]:
+        _check_container(container, role, alone=not containers)
+    _check_hostnames(params, containers)
+
+
+async def check_model_data(context: Context, params: Mapping[str, Any]) -> None:
+    """That the models' artifacts are there.
+
+    Raises:
+        ValidationError: for the first that is not.
+    """
+    for container in params.get("Containers") or [params["PrimaryContainer"]]:
+        uri = _model_uri(container)
+        if uri is None:
+            continue
+        try:
+            bucket, key = parse_s3_uri(uri)
+        except ValueError as error:
+            raise ValidationError(f"Invalid S3 URL of model data: {error}") from None
+        # The objects of a multi-model endpoint may come later.
+        if container.get("Mode") == "MultiModel" and await context.store.bucket_exists(bucket):
+            continue
+        if not await context.store.bucket_exists(bucket) or not await context.store.any_object(bucket, key):
+            raise ValidationError(
+                f"Could not access model data at {uri}. Please ensure that the role "
+                f'"{params.get("ExecutionRoleArn", "none")}" exists and that its trust relationship policy allows the '
+                'action "sts:AssumeRole" for the service principal "sagemaker.amazonaws.com". Also ensure that the '
+                'role has "s3:GetObject" permissions and that the object is located in '
+                f"{context.settings.region}."
+            )
+
+
+def _check_container(container: Mapping[str, Any], role: str, *, alone: bool) -> None:
+    for member, feature in _NOT_OFFERED.items():
+        if container.get(member):
+            raise ValidationError(f"Clary does not offer {feature}. Remove {member} from the container.")
+    if not container.get("Image"):
+        raise ValidationError("A container needs an Image. Received: none.")
+    if container.get("ImageConfig", {}).get("RepositoryAccessMode", "Platform") != "Platform":
+        raise ValidationError("Clary does not offer private registries in a VPC. Remove ImageConfig.")
+    check_image(container["Image"], role, resolve_serving)
+    if container.get("ModelDataUrl") and container.get("ModelDataSource"):
+        raise ValidationError("A container takes either ModelDataUrl or ModelDataSource. Received: both.")
+    source = container.get("ModelDataSource", {}).get("S3DataSource")
+    if "ModelDataSource" in container and source is None:
+        raise ValidationError("ModelDataSource needs an S3DataSource. Received: none.")
+    for member, feature in _SOURCE_NOT_OFFERED.items():
+        if source and source.get(member):
+            raise ValidationError(f"Clary does not offer {feature}. Remove {member} from ModelDataSource.")
+    _check_mode(container, alone=alone)
+
+
+def _check_mode(container: Mapping[str, Any], *, alone: bool) -> None:
+    uri = container.get("ModelDataUrl")
+    if container.get("Mode", "SingleModel") == "MultiModel":
+        raise ValidationError("Clary does not offer multi-model endpoints yet. Received: Mode=MultiModel")
+    if "MultiModelConfig" in container:
+        raise ValidationError("MultiModelConfig applies to containers whose Mode is MultiModel.")
+    if uri and not uri.endswith(".tar.gz"):
+        raise ValidationError(
+            f"ModelDataUrl must name a .tar.gz archive; for other model data use ModelDataSource. Received: {uri}"
+        )
+
+
+def _check_hostnames(params: Mapping[str, Any], containers: Sequence[Mapping[str, Any]]) -> None:
+    names = [container["ContainerHostname"] for container in containers if container.get("ContainerHostname")]
+    doubled = next((name for name, count in Counter(names).items() if count > 1), None)
+    if doubled:
+        raise ValidationError(f"Container hostnames must be unique within a model. Received twice: {doubled}")
+    if params.get("InferenceExecutionConfig", {}).get("Mode") == "Direct":
+        raise ValidationError("Clary does not call the containers of a model one by one. Received: Mode=Direct")
+
+
+def _model_uri(container: Mapping[str, Any]) -> str | None:
+    source = container.get("ModelDataSource", {}).get("S3DataSource", {})
+    return container.get("ModelDataUrl") or source.get("S3Uri")

@@ -1,0 +1,51 @@
+"""What this machine has: the CPUs, memory and GPUs that this process may use."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import psutil
+
+from clary.cluster.base import Resources
+
+GIB = 1024**3
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def machine_resources() -> Resources:
+    """All that jobs together may use: what this process may, less some memory for the server and the store."""
+    return Resources(cpus=_cpus(), memory_bytes=_memory_for_jobs(), gpus=_gpu_count())
+
+
+def _cpus() -> float:
+    allowed = float(len(os.sched_getaffinity(0)))
+    quota = _read(_CGROUP / "cpu.max").split()
+    if len(quota) == 2 and quota[0].isdecimal():
+        return min(allowed, max(1.0, int(quota[0]) / int(quota[1])))
+    return allowed
+
+
+def _memory_for_jobs() -> int:
+    total = psutil.virtual_memory().total
+    limit = _read(_CGROUP / "memory.max")
+    if limit.isdecimal():
+        total = min(total, int(limit))
+    return total - min(2 * GIB, total // 5)
+
+
+def _gpu_count() -> int:
+    """NVIDIA GPUs by their device files: no driver library and no subprocess is needed to count them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = sum(1 for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
+    if visible is None:
+        return devices
+    return min(devices, sum(1 for item in visible.split(",") if item.strip() not in ("", "-1", "NoDevFiles")))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,95 @@
+"""The way to run a job without bubblewrap: its /opt/ml is a folder that variables name.
+
+Nothing is isolated. The job runs as the person who started Clary, and only programs that ask where their tree lies
+(framework images, through the toolkit) can work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+from clary.host import image_layer, layout
+from clary.host.sandbox import (
+    SOCKET_NAME,
+    SOCKET_VARIABLE,
+    Plan,
+    Running,
+    Sandbox,
+    check_command,
+    command,
+    environment,
+)
+
+if TYPE_CHECKING:
+    from clary.host.sandbox import Order
+
+_PR_SET_CHILD_SUBREAPER = 36
+# util-linux's program asks the kernel to kill the command when the supervisor dies.
+_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
+def unsuitable(spec: Order) -> str:
+    """Why a job cannot run relocated, in words that begin a sentence; empty when it can."""
+    words = (*spec.entrypoint, *spec.arguments)
+    if any(layout.OPT_ML in word for word in words):
+        return f"This job's command needs the absolute path {layout.OPT_ML}"
+    if spec.network_isolation:
+        return "This job asks for network isolation"
+    if len(spec.peers) > 1:
+        return "A job with several hosts needs host names of its own"
+    if spec.checkpoint is not None and not spec.checkpoint.local_path.startswith(layout.OPT_ML):
+        return f"This job's checkpoints need the absolute path {spec.checkpoint.local_path}"
+    return ""
+
+
+class Relocated(Sandbox):
+    """Runs the job's command as an ordinary child."""
+
+    def start(self, plan: Plan) -> Running:
+        """Start the command; raises `SandboxError` when it does not exist."""
+        argv = list(command(plan.spec, plan.image))
+        check_command(tuple(argv), plan)
+        _adopt_orphans()
+        path = f"{plan.image.root}/bin"
+        if image_layer.can_layer(plan.image):
+            image_layer.make_layer(plan.image, plan.folder.layer, plan.image.root)
+            path = f"{plan.folder.layer}/bin:{path}"
+            if argv[0].startswith(f"{plan.image.root}/bin/"):
+                argv[0] = argv[0].replace(str(plan.image.root), str(plan.folder.layer), 1)
+        variables = environment(plan.spec, plan.image, str(plan.folder.home), path) | {
+            "SAGEMAKER_BASE_DIR": str(plan.folder.opt_ml),
+            "TMPDIR": str(plan.folder.temporary),
+            "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in plan.spec.limits.gpu_indices),
+        }
+        if plan.sockets is not None:
+            variables[SOCKET_VARIABLE] = str(plan.sockets / SOCKET_NAME)
+        output, write_output = os.pipe()
+        try:
+            process = subprocess.Popen(
+                plan.group.entering([*_DIE_WITH_PARENT, *argv]),
+                env=variables,
+                cwd=plan.folder.opt_ml,
+                stdin=subprocess.DEVNULL,
+                stdout=write_output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        finally:
+            os.close(write_output)
+        return Running(process, output, sandboxed=False)
+
+    def main_process(self, running: Running) -> int | None:
+        """The child itself."""
+        return running.process.pid
+
+    def problem(self, running: Running) -> str:
+        """There is no sandbox that could fail."""
+        return ""
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of processes that the job leaves behind, so that they stay below the supervisor."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -1,0 +1,98 @@
+"""One run of a container's serving command: from its start in the sandbox to the last process of it being gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from clary.host import processes
+from clary.host.instance_metrics import InstanceMetrics
+from clary.host.output_capture import OutputCapture
+from clary.host.watch import Watch
+
+if TYPE_CHECKING:
+    from clary.host.control import Control, Excess
+    from clary.host.report import Reporter
+    from clary.host.sandbox import Plan, Running, Sandbox
+
+_DRAIN_SECONDS = 5.0
+_KILLED = 137
+
+
+class ServingProcess:
+    """Starts the command and ends it. Made in the supervisor's main thread, on whose life the command's depends.
+
+    `excess` is the limit that this run has passed, if it has; the caller is to end it then.
+    """
+
+    def __init__(self, plan: Plan, sandbox: Sandbox, control: Control, reporter: Reporter) -> None:
+        self._plan, self._sandbox, self._control = plan, sandbox, control
+        self.exit_code: int | None = None
+        self.excess: Excess | None = None
+        self._cpu_seconds = 0.0
+        self._kills_before = plan.group.out_of_memory_kills()
+        self._running: Running = sandbox.start(plan)
+        self._pid = self._running.process.pid
+        self._capture = OutputCapture(self._running.output, reporter.log)
+        threading.Thread(target=self._await_exit, name="exit", daemon=True).start()
+        limits = plan.spec.limits
+        self._metrics = InstanceMetrics(self._pid, plan.folder, plan.group, limits, reporter.measure)
+        self._metrics.start()
+        self._watch = Watch(self._pid, plan.folder, plan.group, limits, self._note_excess)
+
+    @property
+    def tail(self) -> list[str]:
+        """The last lines of its output."""
+        return self._capture.tail
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has killed a process of this run for memory, or it passed the limit."""
+        passed = self.excess is not None and self.excess.kind == "memory"
+        return passed or self._plan.group.out_of_memory_kills() > self._kills_before
+
+    def problem(self) -> str:
+        """Why the sandbox itself failed, after the end; empty when the command did run."""
+        return self._sandbox.problem(self._running)
+
+    def stop(self, grace_seconds: float) -> None:
+        """SIGTERM, time to finish what is being answered, and then the end whatever happens."""
+        deadline = time.monotonic() + grace_seconds
+        main = self._sandbox.main_process(self._running)
+        for pid in processes.stop_recipients(main) if main is not None else [self._pid]:
+            processes.send(pid, signal.SIGTERM)
+        left = deadline - time.monotonic()
+        self._control.wait(lambda: self.exit_code is not None or self._control.wanted == "abort", max(left, 0))
+        self.finish()
+
+    def finish(self) -> int:
+        """End everything that still runs, and return the exit code: 128 + n when signal n killed it."""
+        if self.exit_code is None:
+            for pid in reversed(processes.tree(self._pid)):
+                processes.send(pid, signal.SIGKILL)
+        self._control.wait(lambda: self.exit_code is not None, _DRAIN_SECONDS)
+        self._watch.stop()
+        left = processes.kill_host(self._plan.spec.host_id)
+        if left:
+            print(f"processes {left} do not die", flush=True)
+        if not self._capture.drain(_DRAIN_SECONDS):
+            print("something still holds the server's output open", flush=True)
+        self._metrics.stop(self._cpu_seconds)
+        return _KILLED if self.exit_code is None else self.exit_code
+
+    def _await_exit(self) -> None:
+        _, status, used = os.wait4(self._pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self._running.process.returncode = code
+        self._cpu_seconds = used.ru_utime + used.ru_stime
+        self.exit_code = 128 - code if code < 0 else code
+        self._control.notify()
+
+    def _note_excess(self, kind: str, sentence: str) -> None:
+        from clary.host.control import Excess
+
+        self.excess = Excess(kind, sentence)
+        self._control.notify()

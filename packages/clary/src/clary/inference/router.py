@@ -1,0 +1,391 @@
+"""Which replica answers a request: variant by weight, replica by least outstanding requests, and again where one fails.
+
+A request whose connection breaks before any of the answer has come is sent once more. A request that no replica can
+take, because the only one is being started again, waits for it. Everything here runs in one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+
+from clary.inference import connection, errors
+from clary.inference.connection import Broken, Exchange, Pool, StreamedAnswer, TooLarge, TooSlow, Unreachable
+from clary.inference.measurements import Measurements
+from clary.state.routing import RoutedEndpoint, RoutedReplica, RoutedVariant, RoutingTable
+from clary.wire.errors import AwsError
+
+INVOCATION_SECONDS = 60.0
+MAX_RESPONSE = 6_291_456
+MAX_OUTSTANDING = 1024  # on one replica
+HOLD_SECONDS = 30.0  # a request waits so long for a replica that is being started again
+MAX_HELD = 512
+_HOLD_STEP_SECONDS = 0.1
+_SHUN_SECONDS = 0.2  # a replica that refused a connection is asked only if there is no other
+
+Result = TypeVar("Result", Exchange, StreamedAnswer)
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One request as it goes to a container.
+
+    `head` is the HTTP request up to its empty line. `received` is the time, as `time.perf_counter` has it, at which the
+    request was there.
+    """
+
+    endpoint: str
+    target_variant: str | None
+    head: bytes
+    body: bytes
+    received: float
+    account_id: str
+    multi_model: bool = False  # it names a model
+    container_hostname: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A container's good answer, the variant that gave it, and the endpoint's DataCaptureConfig where it has one."""
+
+    variant: str
+    exchange: Exchange
+    capture: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A container's good answer that is still coming."""
+
+    variant: str
+    answer: StreamedAnswer
+
+
+class _Replica:
+    __slots__ = ("log_stream", "outstanding", "pool", "shunned_until")
+
+    def __init__(self, routed: RoutedReplica) -> None:
+        self.log_stream = routed.log_stream
+        self.pool = Pool(routed.address)
+        self.outstanding = 0
+        self.shunned_until = 0.0
+
+
+class _Variant:
+    __slots__ = ("replicas", "routed")
+
+    def __init__(self, routed: RoutedVariant, replicas: list[_Replica]) -> None:
+        self.routed, self.replicas = routed, replicas
+
+    def pick(self, tried: set[_Replica]) -> _Replica | None:
+        """The replica with the least outstanding requests; of equals any. None when all were tried."""
+        now = time.perf_counter()
+        best: _Replica | None = None
+        best_load = (False, 0)
+        count = len(self.replicas)
+        first = random.randrange(count) if count > 1 else 0
+        for index in range(count):
+            replica = self.replicas[(first + index) % count]
+            load = (replica.shunned_until > now, replica.outstanding)
+            if replica not in tried and (best is None or load < best_load):
+                best, best_load = replica, load
+        return best
+
+
+class _Endpoint:
+    __slots__ = ("by_name", "routed", "shadows", "variants")
+
+    def __init__(self, routed: RoutedEndpoint, variants: list[_Variant], shadows: list[_Variant]) -> None:
+        self.routed, self.variants, self.shadows = routed, variants, shadows
+        self.by_name = {variant.routed.name: variant for variant in variants}
+
+    def pick(self) -> _Variant:
+        """A variant by weight, among those that have replicas if any has."""
+        if len(self.variants) == 1:
+            return self.variants[0]
+        candidates = [variant for variant in self.variants if variant.replicas] or self.variants
+        weights = [variant.routed.weight for variant in candidates]
+        return random.choices(candidates, weights)[0] if sum(weights) > 0 else random.choice(candidates)
+
+
+class Router:
+    """Sends requests to replicas, by a table that `apply` exchanges.
+
+    Args:
+        measurements: told of every invocation.
+    """
+
+    def __init__(self, measurements: Measurements) -> None:
+        self.refresh: Callable[[], Awaitable[object]] | None = None
+        """Brings the table up to date, where something feeds it."""
+
+        self._measurements = measurements
+        self._endpoints: dict[str, _Endpoint] = {}
+        self._replicas: dict[tuple[str, str], _Replica] = {}
+        self._held = 0
+        self._shadowing: set[asyncio.Task[None]] = set()
+
+    def apply(self, table: RoutingTable) -> None:
+        """Route by this table from now on. Requests that are being answered go on where they are."""
+        before, self._replicas = self._replicas, {}
+
+        def replica(routed: RoutedReplica) -> _Replica:
+            key = (routed.host_id, routed.address)
+            self._replicas[key] = before.get(key) or _Replica(routed)
+            return self._replicas[key]
+
+        def variants(routed: tuple[RoutedVariant, ...]) -> list[_Variant]:
+            return [_Variant(variant, [replica(each) for each in variant.replicas]) for variant in routed]
+
+        self._endpoints = {
+            name: _Endpoint(endpoint, variants(endpoint.variants), variants(endpoint.shadow_variants))
+            for name, endpoint in table.endpoints.items()
+        }
+        for key, gone in before.items():
+            if key not in self._replicas:
+                gone.pool.close()
+
+    def close(self) -> None:
+        """Route nothing any more."""
+        self.apply(RoutingTable(0))
+        for task in self._shadowing:
+            task.cancel()
+
+    async def invoke(self, call: Invocation) -> Answer:
+        """A container's answer, whole.
+
+        Raises:
+            AwsError: of `errors`.
+        """
+
+        async def ask(replica: _Replica, seconds: float, fresh: bool) -> Exchange:
+            return await connection.exchange(
+                replica.pool, call.head, call.body, seconds=seconds, limit=MAX_RESPONSE, fresh=fresh
+            )
+
+        endpoint, variant = await self._find(call)
+        if endpoint.shadows:
+            self._copy_to_shadows(endpoint, call)
+        sent = _Sent()
+        status = 500
+        try:
+            answer = await self._send(call, endpoint, variant, sent, ask)
+            status = answer.status
+            if not 200 <= status < 300:
+                raise _refused(endpoint, sent, answer.status, answer.header(b"x-clary-error"), answer.body)
+        except AwsError as error:
+            status = status if status != 500 else _status_of(error)
+            raise
+        finally:
+            self._measure(endpoint, variant, status, sent, call)
+        return Answer(variant.routed.name, answer, endpoint.routed.data_capture)
+
+    async def invoke_streaming(self, call: Invocation) -> Stream:
+        """A container's answer, from when its head is there.
+
+        Raises:
+            AwsError: of `errors`.
+        """
+
+        async def ask(replica: _Replica, seconds: float, fresh: bool) -> StreamedAnswer:
+            return await connection.streamed_exchange(replica.pool, call.head, call.body, seconds=seconds, fresh=fresh)
+
+        endpoint, variant = await self._find(call)
+        sent = _Sent()
+        status = 500
+        try:
+            answer = await self._send(call, endpoint, variant, sent, ask)
+            status = answer.status
+            if not 200 <= status < 300:
+                text = await answer.rest(MAX_RESPONSE)
+                raise _refused(endpoint, sent, status, answer.header(b"x-clary-error"), text)
+        except AwsError as error:
+            status = status if status != 500 else _status_of(error)
+            raise
+        except (Broken, TooSlow) as error:
+            raise errors.model_error(endpoint.routed, sent.log_stream, 0, errors.CLOSED) from error
+        finally:
+            self._measure(endpoint, variant, status, sent, call)
+        return Stream(variant.routed.name, answer)
+
+    async def _find(self, call: Invocation) -> tuple[_Endpoint, _Variant]:
+        endpoint = self._endpoints.get(call.endpoint)
+        if (endpoint is None or not endpoint.variants) and self.refresh is not None:
+            await self.refresh()  # who has just read that it is in service may be here before the table is
+            endpoint = self._endpoints.get(call.endpoint)
+        if endpoint is None or not endpoint.variants:
+            raise errors.no_endpoint(call.endpoint, call.account_id)
+        if call.target_variant is None:
+            variant = endpoint.pick()
+        else:
+            variant = endpoint.by_name.get(call.target_variant)
+            if variant is None:
+                names = ", ".join(endpoint.by_name)
+                raise errors.invalid(
+                    f"The endpoint {call.endpoint} has no production variant {call.target_variant}. It has: {names}."
+                )
+        _check_target(call, variant.routed)
+        return endpoint, variant
+
+    async def _send(
+        self,
+        call: Invocation,
+        endpoint: _Endpoint,
+        variant: _Variant,
+        sent: _Sent,
+        ask: Callable[[_Replica, float, bool], Awaitable[Result]],
+    ) -> Result:
+        """What a replica answers, whatever it is; another is tried where that can do no harm."""
+        began = time.perf_counter()
+        tried: set[_Replica] = set()
+        again = False
+        while True:
+            replica = variant.pick(tried)
+            if replica is None:
+                endpoint, variant = await self._hold(call, variant, began)
+                tried.clear()
+                continue
+            if replica.outstanding >= MAX_OUTSTANDING:
+                raise errors.ServiceUnavailable(f"All instances of the endpoint {call.endpoint} are busy.")
+            replica.outstanding += 1
+            sent.at, sent.log_stream = time.perf_counter(), replica.log_stream
+            try:
+                answer = await ask(replica, INVOCATION_SECONDS, again)
+                if answer.status != 503 or answer.header(b"x-clary-error") != b"Loading":
+                    return answer
+                answer.close()
+                replica.shunned_until = time.perf_counter() + _SHUN_SECONDS
+                tried.add(replica)
+            except Unreachable:
+                replica.shunned_until = time.perf_counter() + _SHUN_SECONDS
+                tried.add(replica)
+            except Broken as error:
+                if again or error.answered:
+                    raise errors.model_error(endpoint.routed, sent.log_stream, 0, errors.CLOSED) from error
+                again = True
+                if len(variant.replicas) > 1:
+                    tried.add(replica)
+                else:  # a server that dies goes on listening for a moment after its connections are gone
+                    await asyncio.sleep(_HOLD_STEP_SECONDS)
+            except TooSlow as error:
+                raise errors.model_error(endpoint.routed, sent.log_stream, 0, errors.TIMED_OUT) from error
+            except TooLarge as error:
+                raise errors.model_error(endpoint.routed, sent.log_stream, 500, errors.RESPONSE_TOO_LARGE) from error
+            finally:
+                replica.outstanding -= 1
+                sent.seconds = time.perf_counter() - sent.at
+
+    async def _hold(self, call: Invocation, variant: _Variant, began: float) -> tuple[_Endpoint, _Variant]:
+        """Wait a moment for a replica that can be reached; the table may have changed by then."""
+        if time.perf_counter() - began > HOLD_SECONDS or self._held >= MAX_HELD:
+            raise errors.ServiceUnavailable(
+                f"No instance of variant {variant.routed.name} of the endpoint {call.endpoint} can be reached."
+            )
+        self._held += 1
+        try:
+            await asyncio.sleep(_HOLD_STEP_SECONDS)
+        finally:
+            self._held -= 1
+        endpoint = self._endpoints.get(call.endpoint)
+        if endpoint is None or not endpoint.variants:
+            raise errors.no_endpoint(call.endpoint, call.account_id)
+        return endpoint, endpoint.by_name.get(variant.routed.name) or endpoint.pick()
+
+    def _measure(self, endpoint: _Endpoint, variant: _Variant, status: int, sent: _Sent, call: Invocation) -> None:
+        total = time.perf_counter() - call.received
+        self._measurements.count(
+            endpoint.routed.name, variant.routed.name, status, sent.seconds, total, variant.routed.instance_count
+        )
+
+    def _copy_to_shadows(self, endpoint: _Endpoint, call: Invocation) -> None:
+        """Send a copy to shadow variants, as often as their weights say, and drop what they answer."""
+        whole = sum(variant.routed.weight for variant in endpoint.variants) or 1.0
+        for shadow in endpoint.shadows:
+            if random.random() * whole < shadow.routed.weight:
+                task = asyncio.create_task(self._shadow(shadow, call))
+                self._shadowing.add(task)
+                task.add_done_callback(self._shadowing.discard)
+
+    async def _shadow(self, variant: _Variant, call: Invocation) -> None:
+        replica = variant.pick(set())
+        if replica is None or replica.outstanding >= MAX_OUTSTANDING:
+            return
+        replica.outstanding += 1
+        began, status = time.perf_counter(), 500
+        try:
+            answer = await connection.exchange(
+                replica.pool, call.head, call.body, seconds=INVOCATION_SECONDS, limit=MAX_RESPONSE
+            )
+            status = answer.status
+        except (Unreachable, Broken, TooSlow, TooLarge):
+            return  # nobody waits for it; the measurement tells
+        finally:
+            replica.outstanding -= 1
+            seconds = time.perf_counter() - began
+            routed = variant.routed
+            self._measurements.count(call.endpoint, routed.name, status, seconds, seconds, routed.instance_count)
+
+
+class _Sent:
+    """To whom a request went last, when, and how long that took."""
+
+    __slots__ = ("at", "log_stream", "seconds")
+
+    def __init__(self) -> None:
+        self.at = self.seconds = 0.0
+        self.log_stream = ""
+
+
+def _check_target(call: Invocation, variant: RoutedVariant) -> None:
+    if variant.multi_model != call.multi_model:
+        raise errors.invalid(
+            f"The endpoint {call.endpoint} is a multi-model endpoint: TargetModel must name one of its models."
+            if variant.multi_model
+            else f"TargetModel can only be given to a multi-model endpoint, and {call.endpoint} is none."
+        )
+    hostnames = variant.container_hostnames
+    if bool(hostnames) != bool(call.container_hostname):
+        raise errors.invalid(
+            f"The containers of the endpoint {call.endpoint} are invoked directly: TargetContainerHostname must be one "
+            f"of {', '.join(hostnames)}."
+            if hostnames
+            else f"TargetContainerHostname can only be given where containers are invoked directly; those of the "
+            f"endpoint {call.endpoint} are not."
+        )
+    if call.container_hostname and call.container_hostname not in hostnames:
+        raise errors.invalid(
+            f"The endpoint {call.endpoint} has no container {call.container_hostname}. It has: {', '.join(hostnames)}."
+        )
+
+
+def _refused(endpoint: _Endpoint, sent: _Sent, status: int, own: bytes | None, body: bytes) -> AwsError:
+    """The error that a container's error becomes. Clary's own server says by a header when it is not the model's."""
+    text = body.decode("utf-8", "replace")
+    if own is not None:
+        message = _message(body) or text
+        if own == b"ServiceUnavailable":
+            return errors.ServiceUnavailable(message)
+        if own == b"ModelNotReadyException":
+            return errors.ModelNotReady(message)
+        if own == b"ValidationError":
+            return errors.invalid(message)
+    return errors.model_error(endpoint.routed, sent.log_stream, status, text)
+
+
+def _message(body: bytes) -> str | None:
+    """The text of {"error": "…"}, in which the model server of Clary's images tells errors."""
+    try:
+        content = orjson.loads(body)
+    except ValueError:
+        return None
+    return content.get("error") if isinstance(content, dict) else None
+
+
+def _status_of(error: AwsError) -> int:
+    return 500 if error.status == 424 else error.status

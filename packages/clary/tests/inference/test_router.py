@@ -1,0 +1,192 @@
+"""Replicas that come, go, die and hang: no request is lost that could be answered."""
+
+from __future__ import annotations
+
+import collections
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+
+def ask(client: Any, endpoint: str, body: str = "x") -> str:
+    answer = client.invoke_endpoint(EndpointName=endpoint, Body=body)
+    return json.loads(answer["Body"].read())["name"]
+
+
+def test_variants_get_requests_by_their_weights(plane: Any, client: Any, replica: Any, variant: Any) -> None:
+    plane.route("weighted", variant(replica, name="a", weight=3), variant(replica, name="b", weight=1))
+    counts = collections.Counter(
+        client.invoke_endpoint(EndpointName="weighted", Body=b"x")["InvokedProductionVariant"] for _ in range(200)
+    )
+    assert 110 <= counts["a"] <= 185
+    assert counts["a"] + counts["b"] == 200
+
+
+def test_the_replica_with_the_least_to_do_gets_the_request(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    plane.route("loaded", variant(stand_in("a"), stand_in("b")))
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(ask, client, "loaded", "slow 1.5")
+        time.sleep(0.3)
+        quick = {ask(client, "loaded") for _ in range(10)}
+        assert quick == {"a", "b"} - {slow.result()}
+
+
+def test_a_killed_replica_costs_no_request_where_there_is_another(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    first, second = stand_in("a"), stand_in("b")
+    plane.route("two", variant(first, second))
+    stop = threading.Event()
+
+    def keep_asking() -> int:
+        asked = 0
+        while not stop.is_set():
+            ask(client, "two", "slow 0.01")
+            asked += 1
+        return asked
+
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(keep_asking) for _ in range(8)]
+        time.sleep(0.3)
+        first.kill()
+        time.sleep(0.3)
+        stop.set()
+        assert sum(each.result() for each in asking) > 20  # and none of them raised
+
+
+def test_requests_wait_for_the_only_replica_to_be_started_again(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    only = stand_in("a")
+    plane.route("only", variant(only))
+    with ThreadPoolExecutor(4) as pool:
+        in_flight = [pool.submit(ask, client, "only", "slow 0.5") for _ in range(4)]
+        time.sleep(0.2)
+        only.kill()
+        waiting = pool.submit(ask, client, "only")
+        time.sleep(0.3)
+        only.start()
+        assert [each.result() for each in (*in_flight, waiting)] == ["a"] * 5
+
+
+def test_requests_wait_for_a_server_that_listens_and_still_loads_its_model(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    plane.route("loading", variant(stand_in("a")))
+    assert ask(client, "loading", "load first") == "a"
+
+
+def test_a_request_that_kills_every_server_is_not_sent_for_ever(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    plane.route("poisoned", variant(stand_in("a"), stand_in("b"), stand_in("c")))
+    with pytest.raises(ClientError) as caught:
+        ask(client, "poisoned", "die")
+    assert caught.value.response["Error"]["Code"] == "ModelError"
+    assert ask(client, "poisoned") in {"a", "b", "c"}
+
+
+def test_no_replica_for_too_long_is_unavailable_with_a_time_to_try_again(
+    plane: Any, client: Any, stand_in: Any, variant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clary.inference.router.HOLD_SECONDS", 0.2)
+    gone = stand_in("a")
+    gone.kill()
+    for name, replicas in (("gone", [gone]), ("none", [])):
+        plane.route(name, variant(*replicas))
+        with pytest.raises(ClientError) as caught:
+            ask(client, name)
+        assert caught.value.response["Error"]["Code"] == "ServiceUnavailable"
+        assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 503
+        assert caught.value.response["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "1"
+
+
+def test_an_update_loses_no_request(plane: Any, client: Any, stand_in: Any, variant: Any) -> None:
+    replicas = [stand_in(name) for name in "abcd"]
+    plane.route("updated", variant(replicas[0]))
+    stop = threading.Event()
+
+    def keep_asking() -> set[str]:
+        seen: set[str] = set()
+        while not stop.is_set():
+            seen.add(ask(client, "updated", "slow 0.005"))
+        return seen
+
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(keep_asking) for _ in range(8)]
+        for replica in replicas[1:]:
+            time.sleep(0.2)
+            plane.route("updated", variant(replica))
+        time.sleep(0.2)
+        stop.set()
+        assert set.union(*[each.result() for each in asking]) == set("abcd")
+
+
+def test_a_connection_that_a_server_closed_while_it_was_kept_is_no_failure(
+    plane: Any, client: Any, replica: Any, variant: Any
+) -> None:
+    plane.route("kept", variant(replica))
+    for _ in range(10):
+        assert client.invoke_endpoint(EndpointName="kept", Body=b"once")["Body"].read() == b"once"
+
+
+def test_half_open_and_slow_clients_do_not_starve_others(plane: Any, client: Any, replica: Any, variant: Any) -> None:
+    plane.route("busy", variant(replica))
+    host, _, port = plane.url.removeprefix("http://").partition(":")
+    opened = []
+    for number in range(200):
+        connection = socket.create_connection((host, int(port)))
+        if number % 2:
+            connection.sendall(b"POST /endpoints/busy/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx")
+        opened.append(connection)
+    began = time.monotonic()
+    assert {ask(client, "busy") for _ in range(20)} == {"one"}
+    assert time.monotonic() - began < 5
+    for connection in opened:
+        connection.close()
+
+
+def test_a_shadow_variant_gets_a_copy_and_is_not_heard(
+    plane: Any, client: Any, replica: Any, stand_in: Any, variant: Any
+) -> None:
+    shadow = stand_in("shadow")
+    plane.route("shadowed", variant(replica), shadow_variants=(variant(shadow, name="shadow"),))
+    plane.measurements.take()
+    assert {ask(client, "shadowed") for _ in range(5)} == {"one"}
+    deadline = time.monotonic() + 10
+    counted: collections.Counter[str] = collections.Counter()
+    while counted["shadow"] < 5 and time.monotonic() < deadline:
+        for reading in plane.measurements.take():
+            if reading.name == "Invocations":
+                counted[reading.variant] += reading.count
+        time.sleep(0.01)
+    assert counted == {"AllTraffic": 5, "shadow": 5}
+
+
+def test_invocations_and_their_times_are_measured(plane: Any, client: Any, replica: Any, variant: Any) -> None:
+    plane.route("measured", variant(replica))
+    plane.measurements.take()
+    for body in ("x", "x", "status 400", "status 500", "slow 0.1"):
+        try:
+            client.invoke_endpoint(EndpointName="measured", Body=body)
+        except ClientError:
+            assert body.startswith("status")
+    readings = plane.measurements.take()
+    totals: dict[str, float] = collections.defaultdict(float)
+    for reading in readings:
+        assert (reading.endpoint, reading.variant) == ("measured", "AllTraffic")
+        totals[reading.name] += reading.value * reading.count
+    assert totals["Invocations"] == 5
+    assert totals["Invocation4XXErrors"] == 1
+    assert totals["Invocation5XXErrors"] == 1
+    assert 100_000 < totals["ModelLatency"] < 1_000_000
+    assert 0 < totals["OverheadLatency"] < 100_000
+    assert sum(reading.count for reading in readings if reading.name == "ModelLatency") == 5

@@ -1,0 +1,67 @@
+"""What a person may set: each field is also the environment variable `CLARY_<FIELD>`.
+
+Every other module receives a `Settings`; none reads the environment itself.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_PORT = 7700
+DEFAULT_REGION = "us-east-1"
+DEFAULT_ACCOUNT = "000000000000"
+DEFAULT_ROLE_NAME = "ClaryExecutionRole"
+
+
+class Settings(BaseSettings):
+    """The platform's settings, from `CLARY_*` variables or keyword arguments.
+
+    `home` holds everything that must survive: the record, the store, keys, images, jobs and logs.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CLARY_", extra="ignore", frozen=True)
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".clary")
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    region: str = DEFAULT_REGION
+    account_id: str = Field(default=DEFAULT_ACCOUNT, pattern=r"^\d{12}$")
+    database_url: str | None = None
+    stop_grace_seconds: int = Field(default=120, ge=0)  # from SIGTERM to SIGKILL; AWS gives 120
+    s3_endpoint: str | None = None
+    s3_access_key: str | None = None
+    s3_secret_key: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The address that every AWS client is pointed at."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def default_role_arn(self) -> str:
+        """The execution role that exists from the first start."""
+        return f"arn:aws:iam::{self.account_id}:role/{DEFAULT_ROLE_NAME}"
+
+    @property
+    def default_bucket(self) -> str:
+        """The bucket that the SDKs derive for themselves from region and account."""
+        return f"sagemaker-{self.region}-{self.account_id}"
+
+    @property
+    def resolved_database_url(self) -> str:
+        """SQLite under `home` unless `database_url` names another database."""
+        return self.database_url or f"sqlite:///{self.home / 'clary.db'}"
+
+    def arn(self, resource: str, service: str = "sagemaker") -> str:
+        """The ARN of a resource of this account, for instance `arn("training-job/x")`."""
+        return f"arn:aws:{service}:{self.region}:{self.account_id}:{resource}"
+
+
+@lru_cache(maxsize=1)
+def current_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conftest import Clary
+
+
+def test_up_down_and_status_agree_about_the_server(clary: Clary, empty_home: Path) -> None:
+    before = clary("status", "--json")
+    assert (before.returncode, json.loads(before.stdout)["running"]) == (3, False)
+
+    started = clary("up", "--detach", "--json")
+    assert started.returncode == 0, started.stderr
+    url = json.loads(started.stdout)["url"]
+    with urllib.request.urlopen(f"{url}/_clary/health") as reply:
+        assert json.loads(reply.read())["status"] == "ready"
+    status = json.loads(clary("status", "--json").stdout)
+    assert (status["running"], status["url"], status["jobs"]["running"]) == (True, url, 0)
+
+    again = clary("up", "--detach")
+    assert again.returncode == 1
+    assert "already running" in again.stderr
+
+    stopped = json.loads(clary("down", "--json").stdout)
+    assert stopped["stopped"]
+    assert clary("status").returncode == 3
+    assert not (empty_home / "server.json").exists()
+
+
+def test_down_without_a_server_is_no_error(clary: Clary) -> None:
+    done = clary("down")
+    assert done.returncode == 0
+    assert "No server is running" in done.stderr
+
+
+def test_a_taken_port_is_refused_with_its_owner_and_a_way_out(clary: Clary, empty_home: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = clary("up", "--detach", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert "cannot be used" in done.stderr
+    assert f"Process {os.getpid()} holds it" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_a_server_that_cannot_start_says_why(clary: Clary) -> None:
+    done = clary("up", "--detach", "--database-url", "nonsense://")
+    assert done.returncode == 1
+    assert "ended at once" in done.stderr
+    assert "nonsense" in done.stderr
+
+
+def test_a_server_in_the_foreground_ends_with_its_terminal(
+    empty_home: Path, port: int, plain_environment: Callable[..., dict[str, str]]
+) -> None:
+    environment = plain_environment(empty_home, CLARY_PORT=str(port))
+    process = subprocess.Popen([sys.executable, "-m", "clary.cli", "up"], env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (empty_home / "server.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pid = json.loads((empty_home / "server.json").read_text())["pid"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_two_runs_at_once_start_one_server(
+    clary: Clary, empty_home: Path, port: int, plain_environment: Callable[..., dict[str, str]]
+) -> None:
+    environment = plain_environment(empty_home, CLARY_PORT=str(port))
+    command = [
+        sys.executable,
+        "-m",
+        "clary.cli",
+        "run",
+        "--",
+        sys.executable,
+        "-c",
+        "import os; print(os.environ['AWS_ENDPOINT_URL'])",
+    ]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    urls = {process.communicate(timeout=90)[0].strip() for process in both}
+    assert len(urls) == 1, urls
+    assert clary("down").returncode == 0

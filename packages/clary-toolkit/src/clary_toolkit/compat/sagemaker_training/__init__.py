@@ -1,0 +1,1 @@
+"""What scripts use of AWS's sagemaker-training: `environment` and `logging_config`."""

@@ -1,0 +1,36 @@
+"""What can go wrong, and the HTTP status that says so.
+
+ServingError
+├── InvalidArgument     400: the request does not fit the model
+├── NotFound            404: no such model or version
+└── StartupError        no status: the server cannot start, and says why before it exits
+"""
+
+from __future__ import annotations
+
+
+class ServingError(Exception):
+    """An answer that is an error: `status` and a text for {"error": ...}."""
+
+    def __init__(self, message: str, status: int = 500) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+class InvalidArgument(ServingError):
+    """The request cannot be what the model takes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 400)
+
+
+class NotFound(ServingError):
+    """The request names a model or version that is not served."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 404)
+
+
+class StartupError(ServingError):
+    """The server cannot serve what it was given."""

@@ -1,0 +1,99 @@
+"""Why a command failed, in a few lines: found in the end of what it printed."""
+
+from __future__ import annotations
+
+import re
+
+_ANY_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(:|$)")
+_ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Warning|Exit|Interrupt)(:|$)")
+_FRAME = re.compile(r'^\s+File "(?P<path>.*?)", line \d+')
+_HEADER = "Traceback (most recent call last):"
+_LONGEST = 2000
+_LAST_LINES = 5
+
+# AWS's toolkit titles the failure with TensorFlow's own error when one ended the script.
+_TENSORFLOW_ERRORS = frozenset(
+    (
+        "AbortedError",
+        "AlreadyExistsError",
+        "CancelledError",
+        "DataLossError",
+        "DeadlineExceededError",
+        "FailedPreconditionError",
+        "InternalError",
+        "InvalidArgumentError",
+        "NotFoundError",
+        "OpError",
+        "OperatorNotAllowedInGraphError",
+        "OutOfRangeError",
+        "PermissionDeniedError",
+        "ResourceExhaustedError",
+        "UnauthenticatedError",
+        "UnavailableError",
+        "UnimplementedError",
+        "UnknownError",
+        "XlaRuntimeError",
+    )
+)
+
+
+class Reason:
+    """`message`: the lines that say why. `error`: the class of the exception that ended the script, when one did."""
+
+    def __init__(self, message: str, error: str | None) -> None:
+        self.message = message
+        self.error = error
+
+    @property
+    def title(self) -> str | None:
+        """TensorFlow's error when that is what it was, which then heads the failure text."""
+        return self.error if self.error in _TENSORFLOW_ERRORS else None
+
+
+def explain(tail: bytes, code_folder: str) -> Reason:
+    """Find the last Python traceback in `tail` and give where it was raised in the user's code, and the error.
+
+    Without a traceback: the last lines there are.
+    """
+    lines = [line.rstrip() for line in tail.decode("utf-8", "replace").replace("\r", "\n").split("\n")]
+    start = _error_line(lines)
+    if start is None:
+        spoken = [line for line in lines if line.strip()]
+        return Reason("\n".join(spoken[-_LAST_LINES:])[-_LONGEST:].strip(), None)
+    name = lines[start].partition(":")[0].rpartition(".")[2]
+    text = [line for line in lines[start:] if line.strip()]
+    return Reason("\n".join(_place(lines[:start], code_folder) + text)[:_LONGEST].strip(), name)
+
+
+def _error_line(lines: list[str]) -> int | None:
+    """Where the last exception is named: after the last traceback header, else after the last frame (SyntaxError)."""
+    headers = [index for index, line in enumerate(lines) if line.strip() == _HEADER]
+    frames = [index for index, line in enumerate(lines) if _FRAME.match(line)]
+    if not headers and not frames:
+        return None
+    begin = headers[-1] if headers else frames[-1]
+    last_frame = max([index for index in frames if index >= begin], default=begin)
+    pattern = _ANY_EXCEPTION if headers else _ERROR
+    return next((index for index in range(last_frame + 1, len(lines)) if pattern.match(lines[index])), None)
+
+
+def _place(before: list[str], code_folder: str) -> list[str]:
+    """The innermost frame that lies in the user's code (else the innermost at all), with its source line."""
+    header = max([index for index, line in enumerate(before) if line.strip() == _HEADER], default=0)
+    frames = [index for index in range(header, len(before)) if _FRAME.match(before[index])]
+    if not frames:
+        return []
+
+    def is_users(index: int) -> bool:
+        match = _FRAME.match(before[index])
+        return match is not None and (match.group("path").startswith(code_folder) or "/" not in match.group("path"))
+
+    chosen = next((index for index in reversed(frames) if is_users(index)), frames[-1])
+    place = [before[chosen].strip()]
+    for line in before[chosen + 1 :]:
+        if _FRAME.match(line):
+            break
+        if line.strip(" ^~"):
+            place.append(line.strip())
+            break
+    return place

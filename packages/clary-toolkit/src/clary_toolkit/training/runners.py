@@ -1,0 +1,103 @@
+"""How the script is started once its code is in place: as one process, or in a distribution.
+
+A runner is a function that takes a `Launch`, returns when the script has ended well and raises ExecuteUserScriptError
+when it has not. `select` chooses one by the framework parameters of the job. A further distribution is a further
+runner in `_DISTRIBUTED`.
+"""
+
+from __future__ import annotations
+
+from clary_toolkit.training import entry_point, process
+from clary_toolkit.training.errors import ClientError, ExecuteUserScriptError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from clary_toolkit.training.environment import TrainingEnvironment
+
+    Runner = Callable[["Launch"], None]
+
+
+class Launch:
+    """A script that is ready to start.
+
+    `command` is its command line for a single process; `variables` its whole environment; `folder` where it runs.
+    """
+
+    def __init__(
+        self,
+        environment: TrainingEnvironment,
+        kind: str,
+        command: list[str],
+        variables: Mapping[str, str],
+    ) -> None:
+        self.environment = environment
+        self.kind = kind
+        self.command = command
+        self.variables = variables
+        self.folder = environment.paths.code
+
+
+def select(environment: TrainingEnvironment) -> Runner:
+    """The runner that the job asks for.
+
+    Raises ClientError for a distribution that there is no runner for: without it the script would train wrongly, each
+    host on its own.
+    """
+    if environment.instance_group not in environment.distribution_groups:
+        return run_process
+    for switch, name in _SWITCHES.items():
+        value = environment.framework_parameters.get(switch)
+        if not value:
+            continue
+        if switch == "sagemaker_parameter_server_enabled" and len(environment.hosts) == 1:
+            continue  # AWS starts no parameter server on a single host either
+        runner = _DISTRIBUTED.get(switch)
+        if runner is None:
+            raise ClientError(
+                "This job asks for distributed training by {} (hyperparameter {}={}), which this version of Clary "
+                "cannot start yet. Remove `distribution` from the estimator to train on each host by "
+                "itself.".format(name, switch, value)
+            )
+        return runner
+    return run_process
+
+
+def run_process(launch: Launch) -> None:
+    """One process on this host."""
+    outcome = process.run(launch.command, launch.folder, launch.variables, launch.kind == entry_point.COMMAND)
+    if outcome.exit_code == 0:
+        return
+    from clary_toolkit.training import failure
+
+    reason = failure.explain(outcome.tail, launch.folder)
+    raise ExecuteUserScriptError(
+        launch.command, outcome.exit_code, reason.message, _extra(outcome.exit_code), reason.title
+    )
+
+
+def _extra(exit_code: int) -> str | None:
+    if exit_code == 137:  # a shell's word for it, and AWS's text
+        return "OutOfMemory: Process killed by SIGKILL (signal 9)"
+    if exit_code >= 0:
+        return None
+    import signal
+
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = "a signal"
+    return "Process killed by {} (signal {})".format(name, -exit_code)
+
+
+_SWITCHES = {
+    "sagemaker_parameter_server_enabled": "parameter servers",
+    "sagemaker_multi_worker_mirrored_strategy_enabled": "MultiWorkerMirroredStrategy",
+    "sagemaker_mpi_enabled": "MPI",
+    "sagemaker_distributed_dataparallel_enabled": "SageMaker's data parallel library",
+    "sagemaker_pytorch_ddp_enabled": "PyTorch DDP",
+    "sagemaker_torch_distributed_enabled": "torchrun",
+    "sagemaker_pytorch_xla_multi_worker_enabled": "PyTorch XLA",
+}
+_DISTRIBUTED: dict[str, Runner] = {}

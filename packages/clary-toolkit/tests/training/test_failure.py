@@ -1,0 +1,76 @@
+"""The reason that a script failed is found in what it printed."""
+
+from __future__ import annotations
+
+import pytest
+
+from clary_toolkit.training import failure
+
+CODE = "/opt/ml/code"
+
+
+def test_the_innermost_frame_in_the_users_code_and_the_error_are_given() -> None:
+    printed = b"""Epoch 1
+Traceback (most recent call last):
+  File "/opt/ml/code/train.py", line 9, in <module>
+    main()
+  File "/opt/ml/code/model.py", line 4, in build
+    keras.fit(x)
+    ^^^^^^^^^^^^
+  File "/usr/lib/keras/traceback_utils.py", line 122, in error_handler
+    raise e.with_traceback(filtered_tb) from None
+ValueError: shapes differ: 3
+  and 4
+"""
+    reason = failure.explain(printed, CODE)
+    assert reason.message == (
+        'File "/opt/ml/code/model.py", line 4, in build\nkeras.fit(x)\nValueError: shapes differ: 3\n  and 4'
+    )
+    assert (reason.error, reason.title) == ("ValueError", None)
+
+
+def test_the_last_of_several_tracebacks_counts() -> None:
+    printed = b"""Traceback (most recent call last):
+  File "train.py", line 1, in <module>
+    first()
+KeyError: 'a'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "train.py", line 3, in <module>
+    second()
+mypackage.Trouble: b
+"""
+    assert (
+        failure.explain(printed, CODE).message == 'File "train.py", line 3, in <module>\nsecond()\nmypackage.Trouble: b'
+    )
+
+
+def test_an_error_of_tensorflow_heads_the_failure() -> None:
+    printed = b"""Traceback (most recent call last):
+  File "train.py", line 1, in <module>
+    fit()
+tensorflow.python.framework.errors_impl.InvalidArgumentError: Graph execution error:
+"""
+    assert failure.explain(printed, CODE).title == "InvalidArgumentError"
+
+
+def test_a_syntax_error_is_placed() -> None:
+    printed = b'  File "/opt/ml/code/train.py", line 1\n    def work(:\n             ^\nSyntaxError: invalid syntax\n'
+    message = failure.explain(printed, CODE).message
+    assert message == 'File "/opt/ml/code/train.py", line 1\ndef work(:\nSyntaxError: invalid syntax'
+
+
+def test_without_a_traceback_the_last_lines_are_given() -> None:
+    assert failure.explain(b"1\n\n2\n3\n4\n5\nno data\n", CODE).message == "2\n3\n4\n5\nno data"
+
+
+@pytest.mark.parametrize("printed", [b"", b"\xff\xfe\n", b"\n\n"])
+def test_nothing_and_nonsense_are_no_trouble(printed: bytes) -> None:
+    assert failure.explain(printed, CODE).error is None
+
+
+def test_a_message_stays_of_a_size() -> None:
+    printed = b'Traceback (most recent call last):\n  File "t.py", line 1, in f\n    f()\nValueError: ' + b"x" * 50_000
+    assert len(failure.explain(printed, CODE).message) == 2000

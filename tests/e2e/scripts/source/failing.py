@@ -1,0 +1,4 @@
+"""A script with a mistake."""
+
+print("about to divide")
+print(1 / 0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
@@ -124,30 +125,14 @@ def test_many_threads_share_the_work_without_doing_any_twice(database: Database)
 @pytest.mark.slow
 def test_many_processes_share_the_work_without_doing_any_twice(database: Database) -> None:
     _add_jobs(database, 40)
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=_work_off, args=(database.url, queue)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    done = Counter(key for _ in workers for key in queue.get(timeout=60))
-    for worker in workers:
-        worker.join(30)
-        assert worker.exitcode == 0
+    command = [sys.executable, str(Path(__file__).with_name("lease_worker.py")), database.url]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [worker.communicate(timeout=60)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    done = Counter(key for output in outputs for key in output.split())
     assert len(done) == 40
     assert set(done.values()) == {1}
     assert database.query(select(func.count()).where(TrainingJob.status == "Completed")) == [(40,)]
-
-
-def _work_off(url: str, queue: Any) -> None:
-    database = Database(url)
-    done: list[int] = []
-    while leases := claim(database, TrainingJob, TrainingJob.status == "InProgress", limit=2):
-        for lease in leases:
-            with lease.apply(database) as session:
-                session.get_one(TrainingJob, lease.key).status = "Completed"
-            done.append(lease.key)
-    queue.put(done)
-    database.close()
 
 
 def _claim_when_free(database: Database) -> Lease:

@@ -1,4 +1,4 @@
-"""Which runner a job gets: one process, or for now a clear refusal of a distribution."""
+"""Which runner a job gets: one process, one of TensorFlow's own distributions, or a clear refusal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ def environment_of(hyperparameters: dict[str, str], current: str = "algo-2") -> 
     return TrainingEnvironment(Paths(), {}, hyperparameters, config_of_hosts(current, TWO_GROUPS), {})
 
 
-@pytest.mark.parametrize("switch", DISTRIBUTION_SWITCHES)
+STARTED = ("sagemaker_parameter_server_enabled", "sagemaker_multi_worker_mirrored_strategy_enabled")
+
+
+@pytest.mark.parametrize("switch", STARTED)
+def test_tensorflows_own_distributions_are_started(switch: str) -> None:
+    assert runners.select(environment_of({switch: "true"})) is not runners.run_process
+
+
+@pytest.mark.parametrize("switch", [switch for switch in DISTRIBUTION_SWITCHES if switch not in STARTED])
 def test_a_distribution_that_cannot_be_started_is_refused_by_its_hyperparameter(switch: str) -> None:
     with pytest.raises(ClientError, match=f"{switch}=True"):
         runners.select(environment_of({switch: "true"}))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
 from clary.images import toolkit
 from clary.images.build import ensure
@@ -86,7 +87,7 @@ def test_the_base_interpreter_is_among_the_folders_that_a_sandbox_must_show(imag
 def test_packages_lie_once_on_disk(images_home: Path, plain_uri: str):
     built = ensure(resolve(plain_uri), images_home, print)
     module = Path(_run(built.python, "import boto3; print(boto3.__file__)"))
-    cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=False).stdout.strip()
+    cache = subprocess.run([find_uv_bin(), "cache", "dir"], capture_output=True, text=True, check=False).stdout.strip()
     if not cache or Path(cache).stat().st_dev != module.stat().st_dev:
         pytest.skip("uv's cache lies on another file system than the tests' temporary folder")
     assert module.stat().st_nlink > 1

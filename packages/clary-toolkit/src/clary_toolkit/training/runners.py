@@ -38,6 +38,10 @@ class Launch:
         self.variables = variables
         self.folder = environment.paths.code
 
+    def with_variables(self, variables: Mapping[str, str]) -> Launch:
+        """The same launch with more variables."""
+        return Launch(self.environment, self.kind, self.command, {**self.variables, **variables})
+
 
 def select(environment: TrainingEnvironment) -> Runner:
     """The runner that the job asks for.
@@ -77,6 +81,18 @@ def run_process(launch: Launch) -> None:
     )
 
 
+def _run_with_parameter_servers(launch: Launch) -> None:
+    from clary_toolkit.training import tensorflow_cluster
+
+    tensorflow_cluster.run_with_parameter_servers(launch, run_process)
+
+
+def _run_mirrored(launch: Launch) -> None:
+    from clary_toolkit.training import tensorflow_cluster
+
+    tensorflow_cluster.run_mirrored(launch, run_process)
+
+
 def _extra(exit_code: int) -> str | None:
     if exit_code == 137:  # a shell's word for it, and AWS's text
         return "OutOfMemory: Process killed by SIGKILL (signal 9)"
@@ -100,4 +116,7 @@ _SWITCHES = {
     "sagemaker_torch_distributed_enabled": "torchrun",
     "sagemaker_pytorch_xla_multi_worker_enabled": "PyTorch XLA",
 }
-_DISTRIBUTED: dict[str, Runner] = {}
+_DISTRIBUTED: dict[str, Runner] = {
+    "sagemaker_parameter_server_enabled": _run_with_parameter_servers,
+    "sagemaker_multi_worker_mirrored_strategy_enabled": _run_mirrored,
+}

@@ -31,3 +31,18 @@ def test_a_mirrored_custom_loop_keeps_the_hosts_equal(server: Server, sdk_v2: Pa
     assert {"rank 0 loss fell True", "rank 1 loss fell True"} <= set(re.findall(r"rank \d loss fell \w+", said))
     weights = dict(re.findall(r"rank (\d) weights ([0-9.]+)", said))
     assert weights["0"] == weights["1"]
+
+
+def test_mpi_starts_its_ranks_on_every_host(server: Server, sdk_v2: Path) -> None:
+    said = server.run(sdk_v2, "v2_mpi.py", "")
+    for rank, host in enumerate(("algo-1", "algo-1", "algo-2", "algo-2")):
+        assert f"[1,mpirank:{rank},{host}]<stdout>:rank={rank} of=4 total=10.0 host={host}" in said
+    assert "STATUS Completed [10.0]" in said
+
+
+def test_a_rank_that_raises_ends_the_job_and_is_named(server: Server, sdk_v2: Path) -> None:
+    said = server.run(sdk_v2, "v2_mpi.py", "yes")
+    assert "STATUS Failed" in said
+    reason = said.split("REASON", 1)[1]
+    assert "On rank 3 on algo-2" in reason
+    assert "ValueError: this rank is broken" in reason

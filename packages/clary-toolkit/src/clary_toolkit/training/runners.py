@@ -42,6 +42,10 @@ class Launch:
         """The same launch with more variables."""
         return Launch(self.environment, self.kind, self.command, {**self.variables, **variables})
 
+    def with_command(self, command: list[str], variables: Mapping[str, str]) -> Launch:
+        """Another command line in place of the script's, with more variables."""
+        return Launch(self.environment, self.kind, command, {**self.variables, **variables})
+
 
 def select(environment: TrainingEnvironment) -> Runner:
     """The runner that the job asks for.
@@ -68,9 +72,10 @@ def select(environment: TrainingEnvironment) -> Runner:
     return run_process
 
 
-def run_process(launch: Launch) -> None:
-    """One process on this host."""
-    outcome = process.run(launch.command, launch.folder, launch.variables, launch.kind == entry_point.COMMAND)
+def run_process(launch: Launch, rewrite: Callable[[bytes], bytes] | None = None) -> None:
+    """One process on this host. `rewrite` changes what it prints, whole lines at a time."""
+    is_shell = launch.kind == entry_point.COMMAND
+    outcome = process.run(launch.command, launch.folder, launch.variables, is_shell, rewrite)
     if outcome.exit_code == 0:
         return
     from clary_toolkit.training import failure
@@ -91,6 +96,12 @@ def _run_mirrored(launch: Launch) -> None:
     from clary_toolkit.training import tensorflow_cluster
 
     tensorflow_cluster.run_mirrored(launch, run_process)
+
+
+def _run_mpi(launch: Launch) -> None:
+    from clary_toolkit.training import mpi
+
+    mpi.run(launch, run_process)
 
 
 def _extra(exit_code: int) -> str | None:
@@ -119,4 +130,6 @@ _SWITCHES = {
 _DISTRIBUTED: dict[str, Runner] = {
     "sagemaker_parameter_server_enabled": _run_with_parameter_servers,
     "sagemaker_multi_worker_mirrored_strategy_enabled": _run_mirrored,
+    "sagemaker_mpi_enabled": _run_mpi,
+    "sagemaker_distributed_dataparallel_enabled": _run_mpi,
 }

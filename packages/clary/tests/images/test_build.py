@@ -142,10 +142,11 @@ def test_a_new_toolkit_reaches_built_images_without_building(
 ):
     before = ensure(resolve(plain_uri), images_home, print)
     newer = tmp_path / "clary_toolkit"
-    shutil.copytree(toolkit.source(), newer)
+    here = toolkit.sources()
+    shutil.copytree(here["clary_toolkit"], newer)
     (newer / "fresh.py").write_text("answer = 42\n")
     with monkeypatch.context() as patch:
-        patch.setattr(toolkit, "source", lambda: newer)
+        patch.setattr(toolkit, "sources", lambda: {**here, "clary_toolkit": newer})
         ensure(resolve(plain_uri), images_home, pytest.fail)
         assert _run(before.python, "from clary_toolkit.fresh import answer; print(answer)") == "42"
     ensure(resolve(plain_uri), images_home, pytest.fail)

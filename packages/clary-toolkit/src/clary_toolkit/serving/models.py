@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-from clary_toolkit.serving import discovery, log
+from clary_toolkit.serving import discovery, engines, log
 from clary_toolkit.serving.errors import InvalidArgument, NotFound, ServingError
 
 TYPE_CHECKING = False
@@ -138,6 +138,7 @@ class Models:
                     log.info("Requests of signature {} are not joined: {}".format(signature.name, verdict))
             else:
                 _warm_up(executor, signature)
+        executor.serve()
         log.info(
             "Model {} version {} is ready ({}): {}".format(
                 name, number, executor.kind, " ".join(each.expects() for each in executor.signatures.values())
@@ -147,7 +148,7 @@ class Models:
 
 
 def loader(settings: Settings) -> Load:
-    """Loads a version with the image's TensorFlow."""
+    """Loads a version with the image's TensorFlow, and lets OpenVINO compute where it gives the same."""
 
     def load(found: FoundVersion) -> Executor:
         from clary_toolkit.serving.tensorflow_execution import TensorFlowExecutor
@@ -157,7 +158,8 @@ def loader(settings: Settings) -> Load:
             from clary_toolkit.serving import keras_export
 
             path = keras_export.as_saved_model(path)
-        return TensorFlowExecutor(path, settings.intra_op, settings.inter_op)
+        trusted = TensorFlowExecutor(path, settings.intra_op, settings.inter_op)
+        return engines.beside(trusted, path, settings)
 
     return load
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class Executor(abc.ABC):
     """One loaded version of a model.
 
-    `run` may be called by several threads at once. It does not change the arrays that it is given, and nor may the caller
-    afterwards: a call's may be read once more. The arrays that it returns belong to the caller. After `close`, which
-    waits for no call, nothing else is called.
+    `run` may be called by several threads at once. It does not change the arrays that it is given, and nor may the
+    caller afterwards: a call's may be read once more. The arrays that it returns belong to the caller. After `close`,
+    which waits for no call, nothing else is called.
     """
 
     signatures: dict[str, Signature]

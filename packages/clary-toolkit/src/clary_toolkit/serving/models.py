@@ -105,16 +105,19 @@ class Models:
 
     def status(self, name: str, number: int | None) -> bytes:
         """TensorFlow Serving's answer to GET /v1/models/<name>. Raises NotFound."""
+        described = [
+            {"version": str(each), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+            for each in self.numbers(name, number)
+        ]
+        return json.dumps({"model_version_status": described}, indent=1).encode() + b"\n"
+
+    def numbers(self, name: str, number: int | None) -> list[int]:
+        """The versions of a model, the highest first; the one of this number where it is given. Raises NotFound."""
         versions = self._models.get(name)
         if versions is None or (number is not None and number not in versions):
             which = "" if number is None else " with version {}".format(number)
             raise NotFound("Could not find any versions of model {}{}. {}".format(name, which, self._served()))
-        numbers = sorted(versions, reverse=True) if number is None else [number]
-        described = [
-            {"version": str(each), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-            for each in numbers
-        ]
-        return json.dumps({"model_version_status": described}, indent=1).encode() + b"\n"
+        return sorted(versions, reverse=True) if number is None else [number]
 
     def _served(self) -> str:
         return "Served: {}.".format(

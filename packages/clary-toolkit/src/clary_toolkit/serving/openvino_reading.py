@@ -26,27 +26,11 @@ if TYPE_CHECKING:
 _TYPES = {"float32": "f32", "int64": "i64", "int32": "i32", "uint8": "u8", "int8": "i8", "bool": "boolean"}
 # With 64-bit integers these may leave 32 bits; the others pass numbers on or compare them.
 _ARITHMETIC = frozenset(
-    [
-        "Add",
-        "Subtract",
-        "Multiply",
-        "Power",
-        "Negative",
-        "Abs",
-        "MatMul",
-        "CumSum",
-        "ReduceSum",
-        "ReduceProd",
-        "ReduceMean",
-        "SquaredDifference",
-        "BitwiseLeftShift",
-        "BitwiseRightShift",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "BitwiseXor",
-        "BitwiseNot",
-        "Einsum",
-    ]
+    (
+        *("Add", "Subtract", "Multiply", "Power", "Negative", "Abs", "SquaredDifference"),
+        *("MatMul", "Einsum", "CumSum", "ReduceSum", "ReduceProd", "ReduceMean"),
+        *("BitwiseLeftShift", "BitwiseRightShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot"),
+    )
 )
 _DIVISION = frozenset(["Divide", "Mod", "FloorMod"])  # by zero: an error in TensorFlow, for integers
 _UNCHECKED_INDICES = frozenset(

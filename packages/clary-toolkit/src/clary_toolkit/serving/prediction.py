@@ -118,6 +118,10 @@ class Predictor:
         """The outputs for tensors of the default signature; waits. Raises ServingError."""
         return self._wait(version, version.signature(None), inputs)
 
+    def run(self, version: Version, signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs for tensors of any signature; waits. Raises ServingError."""
+        return self._wait(version, signature, inputs)
+
     def _run(self, version: Version, method: str, document: dict[str, Any], body: bytes, write: _Writer) -> None:
         write.layout, signature, inputs = _tensors(version, method, document, body)
         self._submit(version, signature, inputs, write)

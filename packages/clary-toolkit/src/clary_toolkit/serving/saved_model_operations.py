@@ -45,29 +45,38 @@ def _operations(graph: Any, outputs: Iterable[str]) -> set[str]:
     """The names of all operations that the tensors need, those within functions as well."""
     nodes = {node.name: node for node in graph.node}
     functions = {function.signature.name: function for function in graph.library.function}
-    pending: list[Any] = [nodes[name] for name in map(_node_of, outputs) if name in nodes]
-    seen_nodes = {node.name for node in pending}
-    seen_functions: set[str] = set()
+    pending = [name for name in map(_node_of, outputs) if name in nodes]
+    seen = set(pending)
     found: set[str] = set()
+    called: list[str] = []
     while pending:
-        node = pending.pop()
+        node = nodes[pending.pop()]
         found.add(node.op)
-        for name in map(_node_of, node.input):
-            if name in nodes and name not in seen_nodes:
-                seen_nodes.add(name)
-                pending.append(nodes[name])
-        called = [node.op, *(function for value in node.attr.values() for function in _called(value))]
-        for name in called:
-            if name in functions and name not in seen_functions:
-                seen_functions.add(name)
-                pending.extend(functions[name].node_def)
+        called += _called(node)
+        fresh = {name for name in map(_node_of, node.input) if name in nodes} - seen
+        seen |= fresh
+        pending.extend(fresh)
+    entered: set[str] = set()
+    while called:
+        name = called.pop()
+        if name not in functions or name in entered:
+            continue
+        entered.add(name)
+        for node in functions[name].node_def:  # all of them: functions are pruned when they are made
+            found.add(node.op)
+            called += _called(node)
     return found - set(functions)
 
 
-def _called(value: Any) -> list[str]:
-    if value.HasField("func"):
-        return [value.func.name]
-    return [function.name for function in value.list.func] if value.HasField("list") else []
+def _called(node: Any) -> list[str]:
+    """The functions that a node calls: by its own name, or as attributes, as loops and conditions do."""
+    names = [node.op]
+    for value in node.attr.values():
+        if value.HasField("func"):
+            names.append(value.func.name)
+        elif value.HasField("list"):
+            names += [function.name for function in value.list.func]
+    return names
 
 
 def _node_of(tensor: str) -> str:

@@ -10,11 +10,12 @@ import socket
 import sys
 import threading
 
-from clary_toolkit.serving import code_runner, discovery, log, models, user_code
+from clary_toolkit.serving import code_runner, discovery, log, models, own_packages, user_code
 from clary_toolkit.serving.application import Application
 from clary_toolkit.serving.batching import Device
 from clary_toolkit.serving.errors import ServingError, StartupError
 from clary_toolkit.serving.functions import Functions
+from clary_toolkit.serving.grpc_server import GrpcServer
 from clary_toolkit.serving.handlers import Handlers
 from clary_toolkit.serving.http import Server
 from clary_toolkit.serving.multi_model import MultiModel
@@ -41,6 +42,7 @@ def main() -> int:
     try:
         settings = Settings.of(os.environ)
         log.configure(settings.log_level)
+        own_packages.add(os.environ)
         for notice in settings.ignored:
             log.warning(notice)
         code = asyncio.run(serve(settings))
@@ -95,9 +97,10 @@ def _start(settings: Settings, application: Application, load: Load | None, rest
     served = models.Models(settings, load or models.loader(settings))
     workers = Workers(settings.threads, "model")
     predictor = Predictor(served, Device(settings.slots, settings.max_batch, workers.run))
+    grpc = GrpcServer(served, predictor, settings)
 
     def handlers_of(module: ModuleType) -> Code:
-        handlers = Handlers(module, predictor.rest_now, rest_url, settings.handler_seconds)
+        handlers = Handlers(module, predictor.rest_now, rest_url, settings.handler_seconds, grpc.reach)
         return code_runner.of_handlers(handlers, lambda: served.default or "model")
 
     def code_of(module: ModuleType, folder: str, default_model: Callable[[], Any]) -> Code:
@@ -111,6 +114,7 @@ def _start(settings: Settings, application: Application, load: Load | None, rest
         user_workers = UserWorkers(settings.handler_threads, settings.handler_seconds, _nothing)
         several = MultiModel(served, predictor, settings.code_folder, code_of)
         application.start(served, predictor, workers, None, user_workers, several)
+        grpc.start()
         return
 
     script = user_code.find_script(settings.code_folder, settings.program)
@@ -122,6 +126,7 @@ def _start(settings: Settings, application: Application, load: Load | None, rest
         code = handlers_of(module) if module else None
         user_workers = UserWorkers(settings.handler_threads, settings.handler_seconds, _nothing) if module else None
         application.start(served, predictor, workers, code, user_workers)
+        grpc.start()
         return
     functions = Functions(
         module, settings.model_folder, settings.default_accept, lambda: ServedModel(served, predictor)

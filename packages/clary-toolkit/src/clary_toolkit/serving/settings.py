@@ -41,6 +41,7 @@ class Settings:
         self.socket = environ.get("CLARY_SERVE_SOCKET") or None
         port = environ.get("SAGEMAKER_BIND_TO_PORT")
         self.port = _number(environ, "SAGEMAKER_BIND_TO_PORT", 8080) if port or not self.socket else None
+        self.grpc_port = _number(environ, "CLARY_SERVING_GRPC_PORT", 9000)
         self.address = environ.get("CLARY_SERVE_HOST") or "127.0.0.1"
         self.default_model = environ.get("SAGEMAKER_TFS_DEFAULT_MODEL_NAME") or None
         self.program = environ.get("SAGEMAKER_PROGRAM") or "inference.py"

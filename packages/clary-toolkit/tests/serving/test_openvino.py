@@ -3,66 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 import re
-import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from serving_lab import RunningServer
-
-from clary.images.build import ensure
-from clary.images.catalog import resolve_serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from serving_lab import RunningServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-_ENVIRONMENTS = Path(os.environ.get("CLARY_TEST_IMAGES_HOME", "~/.cache/clary-test-images")).expanduser()
-_SERVE = "import sys; from clary_toolkit.serving.server import main; sys.exit(main())"
-
-
-class Environment:
-    """A serving environment and the models that were made in it."""
-
-    def __init__(self, root: Path, python: Path, models: Path) -> None:
-        self.python = python
-        self.models = models
-        self.variables = {
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            "CUDA_VISIBLE_DEVICES": "",
-            "CLARY_SERVING_PACKAGES": str(root / "serving" / "current"),
-            "CLARY_SERVING_GRPC_PORT": "0",
-        }
-
-    def serve(self, name: str, **variables: str) -> RunningServer:
-        command = (str(self.python), "-c", _SERVE)
-        return RunningServer(self.models / name, {}, {**self.variables, **variables}, command).wait_until_ready(240)
-
-    def case(self, name: str) -> dict:
-        return json.loads((self.models / f"{name}.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> Iterator[Environment]:
-    image = ensure(resolve_serving("tensorflow-inference:2.21-cpu", gpu=False), _ENVIRONMENTS, print)
-    models = tmp_path_factory.mktemp("models")
-    made = Environment(image.root, image.python, models)
-    script = Path(__file__).parent / "make_models.py"
-    subprocess.run([image.python, script, models], check=True, env={**os.environ, **made.variables}, timeout=300)
-    yield made
-    image.release()
-
-
-@pytest.fixture(scope="module")
-def zoo(environment) -> Iterator[RunningServer]:
-    server = environment.serve("zoo")
-    yield server
-    assert server.stop() == 0
 
 
 def ask(server: RunningServer, model: str, body: object, **more: str):

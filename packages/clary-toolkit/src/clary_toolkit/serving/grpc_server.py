@@ -49,6 +49,12 @@ class GrpcServer:
         self._decided.wait(_PATIENCE_SECONDS)
         return self._port, self._channel
 
+    def stop(self, seconds: float) -> None:
+        """Take no more requests; wait this long for those that are being answered."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop(seconds).wait(seconds)
+
     def _start(self) -> None:
         try:
             self._listen()

@@ -71,11 +71,12 @@ async def serve(settings: Settings, load: Load | None = None) -> int:
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(number, stop.set)
     watch = loop.create_task(server.watch())
+    grpc: GrpcServer | None = None
     loading = loop.run_in_executor(None, _start, settings, application, load, rest_url)
     stopped = loop.create_task(stop.wait())
     await asyncio.wait([loading, stopped], return_when=asyncio.FIRST_COMPLETED)
     if loading.done():
-        loading.result()  # raises what went wrong
+        grpc = loading.result()  # or raises what went wrong
         gc.collect()
         gc.freeze()
         log.info("Serving on {}".format(", ".join(_places(settings, rest_url))))
@@ -83,7 +84,10 @@ async def serve(settings: Settings, load: Load | None = None) -> int:
     log.info("Stopping: {} requests in progress".format(server.in_progress))
     for each in listening:
         each.close()
-    await server.drain(_DRAIN_SECONDS)
+    ending: list[Any] = [server.drain(_DRAIN_SECONDS)]
+    if grpc is not None:
+        ending.append(loop.run_in_executor(None, grpc.stop, _DRAIN_SECONDS))
+    await asyncio.gather(*ending)
     watch.cancel()
     if server.in_progress:
         log.warning("{} requests were not answered in time".format(server.in_progress))
@@ -91,8 +95,8 @@ async def serve(settings: Settings, load: Load | None = None) -> int:
     return 0
 
 
-def _start(settings: Settings, application: Application, load: Load | None, rest_url: str) -> None:
-    """Everything that takes time before the first request."""
+def _start(settings: Settings, application: Application, load: Load | None, rest_url: str) -> GrpcServer:
+    """Everything that takes time before the first request; gRPC's server, which starts beside."""
     user_code.install(settings.code_folder)
     served = models.Models(settings, load or models.loader(settings))
     workers = Workers(settings.threads, "model")
@@ -115,7 +119,7 @@ def _start(settings: Settings, application: Application, load: Load | None, rest
         several = MultiModel(served, predictor, settings.code_folder, code_of)
         application.start(served, predictor, workers, None, user_workers, several)
         grpc.start()
-        return
+        return grpc
 
     script = user_code.find_script(settings.code_folder, settings.program)
     module = user_code.load(script) if script else None
@@ -127,7 +131,7 @@ def _start(settings: Settings, application: Application, load: Load | None, rest
         user_workers = UserWorkers(settings.handler_threads, settings.handler_seconds, _nothing) if module else None
         application.start(served, predictor, workers, code, user_workers)
         grpc.start()
-        return
+        return grpc
     functions = Functions(
         module, settings.model_folder, settings.default_accept, lambda: ServedModel(served, predictor)
     )
@@ -137,6 +141,7 @@ def _start(settings: Settings, application: Application, load: Load | None, rest
         lambda: UserWorkers(settings.function_threads, settings.function_seconds, functions.load_model)
     )
     application.start(served, predictor, workers, code_runner.of_functions(functions), user_workers)
+    return grpc  # functions know nothing of it
 
 
 def _loaded(load: Callable[[], Any]) -> Any:

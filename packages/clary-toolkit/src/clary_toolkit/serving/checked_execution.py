@@ -52,7 +52,6 @@ class CheckedExecutor(Executor):
         only = len(self.signatures) == 1
         self._wanted = {name: _Progress(only or name == DEFAULT) for name in self.signatures}
         self._samples: queue.Queue[_Sample | None] = queue.Queue()
-        self._is_serving = False
         self._declined: set[str] = set()
         threading.Thread(target=self._check, name="check", daemon=True).start()
 
@@ -66,28 +65,34 @@ class CheckedExecutor(Executor):
                 self._tell_of(signature, error)
                 return outputs
         outputs = self._trusted.run(signature, inputs)
-        progress = self._wanted.get(signature.name)
-        if progress is not None and progress.wants(self._is_serving):
-            self._offer(_Sample(signature, inputs, outputs, self._is_serving), progress)
+        self._offer(signature, inputs, outputs, is_real=True)
         return outputs
 
-    def serve(self) -> None:
-        """Says that calls are requests from now on; until then they are the server's own."""
-        self._is_serving = True
-        self._trusted.serve()
+    def rehearse(self, signature: Signature, inputs: Arrays) -> dict[str, np.ndarray]:
+        outputs = self._trusted.rehearse(signature, inputs)
+        self._offer(signature, inputs, outputs, is_real=False)
+        return outputs
+
+    def gains_by_joining(self, signature: Signature) -> bool:
+        engine = self._engines.get(signature.name)
+        return self._trusted.gains_by_joining(signature) if engine is None else engine.gains_by_joining
 
     def close(self) -> None:
         self._samples.put(None)
         self._engines.clear()
         self._trusted.close()
 
-    def _offer(self, sample: _Sample, progress: _Progress) -> None:
-        if sum(array.nbytes for array in sample.inputs.values()) > _LARGEST_SAMPLE:
+    def _offer(self, signature: Signature, inputs: Arrays, outputs: dict[str, np.ndarray], *, is_real: bool) -> None:
+        """Leave the sample to the thread, where it wants one."""
+        progress = self._wanted.get(signature.name)
+        if progress is None or not progress.wants(is_real):
+            return
+        if sum(array.nbytes for array in inputs.values()) > _LARGEST_SAMPLE:
             return
         progress.is_waiting = True
         # Outputs are their caller's, who may change them.
-        sample.outputs = {name: np.array(array) for name, array in sample.outputs.items()}
-        self._samples.put(sample)
+        copies = {name: np.array(array) for name, array in outputs.items()}
+        self._samples.put(_Sample(signature, inputs, copies, is_real))
 
     def _check(self) -> None:
         """The thread: compares samples until every signature is decided."""
@@ -148,8 +153,8 @@ class _Progress:
         self.is_made_up_done = not is_usual
         self.seconds = 0.0
 
-    def wants(self, is_serving: bool) -> bool:
-        return not self.is_waiting and (is_serving or not self.is_made_up_done)
+    def wants(self, is_real: bool) -> bool:
+        return not self.is_waiting and (is_real or not self.is_made_up_done)
 
 
 class _Sample:

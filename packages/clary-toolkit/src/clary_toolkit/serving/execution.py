@@ -37,8 +37,13 @@ class Executor(abc.ABC):
         Raises ServingError with TensorFlow Serving's status: 400 where the inputs do not fit the model.
         """
 
-    def serve(self) -> None:  # noqa: B027 - most have nothing to do
-        """Called once, when the model has been loaded and tried: calls from now on are requests."""
+    def rehearse(self, signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same for inputs that the server has made up."""
+        return self.run(signature, inputs)
+
+    def gains_by_joining(self, signature: Signature) -> bool:
+        """Whether several rows in one call take less time than one after the other."""
+        return True
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -49,6 +54,7 @@ class Engine(abc.ABC):
     """What may compute one signature in TensorFlow's place. `run` may be called by several threads at once."""
 
     name = "?"  # for the log
+    gains_by_joining = True  # as Executor.gains_by_joining
 
     @abc.abstractmethod
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from clary_toolkit.serving import discovery, engines, log
 from clary_toolkit.serving.errors import InvalidArgument, NotFound, ServingError
+from clary_toolkit.serving.signatures import DEFAULT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Version:
 
     def signature(self, name: str | None) -> Signature:
         """Raises InvalidArgument with TensorFlow Serving's text where there is none of that name."""
-        wanted = name or "serving_default"
+        wanted = name or DEFAULT
         found = self.executor.signatures.get(wanted)
         if found is None:
             raise InvalidArgument(
@@ -132,22 +133,40 @@ class Models:
         log.info("Loading model {} version {} from {}".format(name, number, found.path))
         version = Version(name, number, self._load(found))
         executor = version.executor
-        for signature in executor.signatures.values():
-            if self._settings.batching is not False and signature.has_rows:
-                verdict = "asked for" if self._settings.batching else _rows_are_independent(executor, signature)
-                if verdict in ("asked for", "verified"):
-                    version.batched.add(signature.name)
-                else:
-                    log.info("Requests of signature {} are not joined: {}".format(signature.name, verdict))
-            else:
-                _warm_up(executor, signature)
-        executor.serve()
+        signatures = list(executor.signatures.values())
+        if self._settings.batching:
+            version.batched.update(signature.name for signature in signatures if signature.has_rows)
+        usual = [each for each in signatures if each.name == DEFAULT] or signatures
+        for signature in usual:
+            self._try(version, signature)
+        others = [each for each in signatures if each not in usual]
+        # Keras gives each model a second signature for the same: the start waits for the usual one alone.
+        if others:
+            threading.Thread(target=self._try_all, args=(version, others), name="rehearsal", daemon=True).start()
         log.info(
             "Model {} version {} is ready ({}): {}".format(
                 name, number, executor.kind, " ".join(each.expects() for each in executor.signatures.values())
             )
         )
         return version
+
+    def _try_all(self, version: Version, signatures: list[Signature]) -> None:
+        try:
+            for signature in signatures:
+                self._try(version, signature)
+        except Exception:  # noqa: BLE001 - the boundary of the thread; requests are then not joined
+            log.exception("A rehearsal failed")
+
+    def _try(self, version: Version, signature: Signature) -> None:
+        """Call the signature once, and find out whether its requests may be joined."""
+        if self._settings.batching is not None or not signature.has_rows:
+            _warm_up(version.executor, signature)
+            return
+        verdict = _rows_are_independent(version.executor, signature)
+        if verdict == "verified":
+            version.batched.add(signature.name)
+        else:
+            log.info("Requests of signature {} are not joined: {}".format(signature.name, verdict))
 
 
 def loader(settings: Settings) -> Load:
@@ -177,7 +196,7 @@ def find(settings: Settings) -> list[FoundModel]:
 
 def _warm_up(executor: Executor, signature: Signature) -> None:
     try:
-        executor.run(signature, {name: _sample(spec, 1) for name, spec in signature.inputs.items()})
+        executor.rehearse(signature, {name: _sample(spec, 1) for name, spec in signature.inputs.items()})
     except (ServingError, ValueError, TypeError) as error:
         log.debug("The warm-up of signature {} gave no answer: {}".format(signature.name, error))
 
@@ -186,9 +205,9 @@ def _rows_are_independent(executor: Executor, signature: Signature) -> str:
     """Calls the model with rows alone and together; "verified" where each row's outputs are the same both ways."""
     try:
         inputs = {name: _sample(spec, 3) for name, spec in signature.inputs.items()}
-        together = executor.run(signature, inputs)
+        together = executor.rehearse(signature, inputs)
         for row in range(3):
-            alone = executor.run(signature, {name: array[row : row + 1] for name, array in inputs.items()})
+            alone = executor.rehearse(signature, {name: array[row : row + 1] for name, array in inputs.items()})
             for name, array in alone.items():
                 if together[name].shape[1:] != array.shape[1:] or len(together[name]) != 3 or len(array) != 1:
                     return "its outputs have not a row for each row of the inputs"

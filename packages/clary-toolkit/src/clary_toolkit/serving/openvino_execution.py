@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import queue
+import time
 
 import numpy as np
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from clary_toolkit.serving.signatures import Signature
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+# Rows are joined where so many of them take less than this part of the time that they take one by one: most networks
+# for images keep all cores busy with a single one, and those that come together would only wait for each other.
+_ROWS, _GAIN = 4, 0.85
+_TRIES = 3
 _SMALLEST, _LARGEST = -(2**31), 2**31 - 1
 
 
@@ -81,6 +86,7 @@ class _CompiledSignature(Engine):
             single.reshape({index: list(row or ()) for index, row in enumerate(rows)})
             self._one = _Requests(openvino.compile(single), openvino.slots)
             self._shape_of_one = tuple(row or () for row in rows)
+            self.gains_by_joining = self._time_of(_ROWS) < _ROWS * self._time_of(1) * _GAIN
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays = [_fit(inputs[name], kind) for name, _, kind in self._inputs]
@@ -94,6 +100,17 @@ class _CompiledSignature(Engine):
                     "It looks up {} in a table of {}.".format(int(smallest if smallest < 0 else largest), size)
                 )
         return dict(zip(self._outputs, results))
+
+    def _time_of(self, rows: int) -> float:
+        """Seconds that a call of so many rows takes, the shortest of a few."""
+        zeros = [np.zeros((rows, *shape[1:]), dtype) for shape, (_, dtype, _) in zip(self._shape_of_one, self._inputs)]
+        requests = self._one if rows == 1 and self._one is not None else self._any
+        seconds: list[float] = []
+        for _ in range(_TRIES):
+            began = time.perf_counter()
+            requests.run(zeros)
+            seconds.append(time.perf_counter() - began)
+        return min(seconds)
 
 
 class _Requests:

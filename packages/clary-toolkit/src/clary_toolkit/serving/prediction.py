@@ -197,7 +197,7 @@ def _may_hold_booleans(body: bytes) -> bool:
 
 
 def _rows(version: Version, signature: Signature, inputs: Mapping[str, np.ndarray]) -> int | None:
-    if signature.name not in version.batched:
+    if signature.name not in version.batched or not version.executor.gains_by_joining(signature):
         return None
     counts = {len(array) if array.ndim else 0 for array in inputs.values()}
     return counts.pop() if len(counts) == 1 and 0 not in counts else None

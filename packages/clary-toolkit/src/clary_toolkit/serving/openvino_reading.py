@@ -8,6 +8,7 @@ outputs of the model, for `openvino_execution` to hold against the tables' sizes
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -175,8 +176,7 @@ def _table_size(gather: Any) -> int:
 def _watch(model: Any, lookups: list[tuple[Any, int]]) -> list[int]:
     if not lookups:
         return []
-    from openvino import opset8  # type: ignore[import-not-found]
-
+    opset8 = _operations()
     sizes: list[int] = []
     watched: dict[str, int] = {}
     for gather, size in lookups:
@@ -195,6 +195,13 @@ def _watch(model: Any, lookups: list[tuple[Any, int]]) -> list[int]:
         )
         sizes.append(size)
     return sizes
+
+
+def _operations() -> Any:
+    try:
+        return importlib.import_module("openvino.opset8")
+    except ModuleNotFoundError:  # OpenVINO 2024
+        return importlib.import_module("openvino.runtime.opset8")
 
 
 def _numpy_name(spec: TensorSpec) -> str:

@@ -239,6 +239,19 @@ def test_a_setting_that_is_no_number_is_named(start):
     assert "The variable SAGEMAKER_TFS_MAX_BATCH_SIZE is 'many'. Expected a whole number." in server.log
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("CLARY_SERVING_PRECISION", "int8", "Expected float32 or bfloat16. Whole numbers of 8 bits need a model that"),
+        ("CLARY_SERVING_EXECUTION", "onnx", "Expected auto or tensorflow."),
+    ],
+)
+def test_a_setting_that_cannot_be_had_is_told_with_those_that_can(start, name, value, message):
+    server = start(MODEL, {name: value}, ready=False)
+    assert server.process.wait(30) == 1
+    assert f"The variable {name} is {value!r}. {message}" in server.log
+
+
 def test_several_models_are_chosen_by_name(start):
     server = start(
         {"model/a/1/saved_model.pb": b"", "model/b/3/saved_model.pb": b"", "model/b/12/saved_model.pb": b""},

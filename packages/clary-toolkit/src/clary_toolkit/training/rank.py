@@ -1,0 +1,48 @@
+"""One rank of MPI with its output in whole lines, each of which begins as AWS's logs have it.
+
+    mpirun … python -m clary_toolkit.training.rank HOSTS PROCESSES_PER_HOST COMMAND…
+
+mpirun's own tags (`--tag-output`) go to the wrong rank where a program writes a line in pieces.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from clary_toolkit.training import process
+from clary_toolkit.training.errors import StoppedBeforeStart
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def main(hosts: str, each: str, command: list[str]) -> int:
+    """Run the command as this rank; its exit code."""
+    process.forward_termination()
+    rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
+    names = hosts.split(",")
+    host = names[min(rank // int(each), len(names) - 1)]
+    try:
+        outcome = process.run(command, os.getcwd(), os.environ, rewrite=prefixed(rank, host))
+    except StoppedBeforeStart:
+        return 143
+    return outcome.exit_code if outcome.exit_code >= 0 else 128 - outcome.exit_code
+
+
+def prefixed(rank: int, host: str) -> Callable[[bytes, int], bytes]:
+    """Puts rank, host and stream before each line."""
+
+    def rewrite(text: bytes, stream: int) -> bytes:
+        name = "stdout" if stream == 1 else "stderr"
+        start = "[1,mpirank:{},{}]<{}>:".format(rank, host, name).encode()
+        lines = text.split(b"\n")
+        last = lines.pop()  # empty but at the end of the output
+        return b"".join(start + line + b"\n" for line in lines) + (start + last + b"\n" if last else b"")
+
+    return rewrite
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))

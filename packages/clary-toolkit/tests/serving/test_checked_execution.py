@@ -167,3 +167,12 @@ def test_infinite_values_in_the_same_places_are_equal(capsys):
     pair = Pair(lambda x: x * 2)
     assert pair.run(np.inf, 1) == [np.inf, 2.0]
     pair.settle(capsys, "from now on")
+
+
+def test_the_engine_that_computes_says_whether_requests_are_joined(capsys):
+    pair = Pair(lambda x: x * 2)
+    pair.fast.gains_by_joining = False
+    assert pair.executor.gains_by_joining(SIGNATURE)  # TensorFlow's word, as long as it computes
+    pair.run(1)
+    pair.settle(capsys, "from now on")
+    assert not pair.executor.gains_by_joining(SIGNATURE)

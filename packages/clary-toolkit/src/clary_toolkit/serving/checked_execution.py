@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _LARGEST_SAMPLE = 64 * 1024 * 1024  # bytes that are kept until they have been compared
 _CALLS, _RACE_SECONDS = 5, 1.0
 _SLOWER, _SLOWER_SECONDS = 1.2, 0.0005
+# One check at a time, of all models: two threads that use OpenVINO for the first time at once can wait for each other
+# for ever, one for Python's lock and one for a value that the other is making. Nor is there time for more.
+_turn = threading.Lock()
 _RACES = 3  # that are to be lost: a busy machine may decide one
 
 
@@ -104,41 +107,46 @@ class CheckedExecutor(Executor):
             sample = self._samples.get()
             if sample is None:
                 return
-            signature = sample.signature
-            progress = self._wanted[signature.name]
-            try:
-                if signature.name not in candidates:
-                    began = time.monotonic()
-                    candidates[signature.name] = self._prepare(signature)
-                    progress.seconds = time.monotonic() - began
-                engine = candidates[signature.name]
-                difference = _difference(engine.run(sample.inputs), sample.outputs, self._tolerance)
-                if difference:
-                    raise Unfit(difference)
-                slower = self._race(engine, sample) if sample.is_real else ""
-                if slower and progress.races_lost + 1 < _RACES:
-                    progress.races_lost += 1
-                    raise Declined(slower)
-                if slower:
-                    raise Unfit(slower)
-            except Declined:
-                progress.is_waiting = False  # for the next one
-                continue
-            except Exception as error:  # noqa: BLE001 - the boundary to the engine: TensorFlow goes on, the log says why
-                self._drop(signature, _in_words(error))
-                continue
-            if sample.is_real:
-                del self._wanted[signature.name]
-                self._engines[signature.name] = engine
-                log.info(
-                    "{}, signature {}: {} computes from now on. It was ready after {:.1f} s, and its answer to the "
-                    "first request is TensorFlow's within {:g}.".format(
-                        self._name, signature.name, engine.name, progress.seconds, self._tolerance
-                    )
+            with _turn:
+                self._decide(sample, candidates)
+
+    def _decide(self, sample: _Sample, candidates: dict[str, Engine]) -> None:
+        """Compare one sample, and take the signature over or drop the engine where that can be said."""
+        signature = sample.signature
+        progress = self._wanted[signature.name]
+        try:
+            if signature.name not in candidates:
+                began = time.monotonic()
+                candidates[signature.name] = self._prepare(signature)
+                progress.seconds = time.monotonic() - began
+            engine = candidates[signature.name]
+            difference = _difference(engine.run(sample.inputs), sample.outputs, self._tolerance)
+            if difference:
+                raise Unfit(difference)
+            slower = self._race(engine, sample) if sample.is_real else ""
+            if slower and progress.races_lost + 1 < _RACES:
+                progress.races_lost += 1
+                raise Declined(slower)
+            if slower:
+                raise Unfit(slower)
+        except Declined:
+            progress.is_waiting = False  # for the next one
+            return
+        except Exception as error:  # noqa: BLE001 - the boundary to the engine: TensorFlow goes on, the log says why
+            self._drop(signature, _in_words(error))
+            return
+        if sample.is_real:
+            del self._wanted[signature.name]
+            self._engines[signature.name] = engine
+            log.info(
+                "{}, signature {}: {} computes from now on. It was ready after {:.1f} s, and its answer to the "
+                "first request is TensorFlow's within {:g}.".format(
+                    self._name, signature.name, engine.name, progress.seconds, self._tolerance
                 )
-            else:
-                progress.is_made_up_done = True
-            progress.is_waiting = False
+            )
+        else:
+            progress.is_made_up_done = True
+        progress.is_waiting = False
 
     def _race(self, engine: Engine, sample: _Sample) -> str:
         """How much longer the engine takes than TensorFlow, by the shortest of a few calls; empty where it does not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -107,6 +108,20 @@ def test_an_engine_that_differs_is_dropped_and_the_log_says_why_once(capsys, com
     assert capsys.readouterr().err == ""
 
 
+def test_an_engine_that_takes_longer_is_dropped_and_the_log_says_how_long(capsys):
+    def compute(x: np.ndarray) -> np.ndarray:
+        threading.Event().wait(0.05)  # a slow engine
+        return x * 2
+
+    pair = Pair(compute)
+    end = time.monotonic() + 20
+    while pair.executor._wanted and time.monotonic() < end:
+        pair.run(1)
+    said = pair.settle(capsys, "TensorFlow computes.")
+    assert "Fast gives the same, but takes " in said
+    assert not pair.executor._engines
+
+
 def test_an_engine_that_cannot_be_made_is_told_with_its_reason(capsys):
     def prepare(_: Signature) -> Engine:
         raise Unfit("No such operation: Frobnicate.")
@@ -134,7 +149,7 @@ def test_what_the_engine_declines_tensorflow_answers_and_the_log_says_so_once(ca
     assert pair.run(13) == [26.0]
     assert capsys.readouterr().err.count("Thirteen is not for me.") == 1
     pair.run(4)
-    assert pair.trusted.asked == [[1.0], [13.0], [13.0]]
+    assert pair.trusted.asked[-2:] == [[13.0], [13.0]]
 
 
 def test_an_input_that_does_not_fit_is_refused_in_tensorflows_words(capsys):
@@ -167,3 +182,12 @@ def test_infinite_values_in_the_same_places_are_equal(capsys):
     pair = Pair(lambda x: x * 2)
     assert pair.run(np.inf, 1) == [np.inf, 2.0]
     pair.settle(capsys, "from now on")
+
+
+def test_the_engine_that_computes_says_whether_requests_are_joined(capsys):
+    pair = Pair(lambda x: x * 2)
+    pair.fast.gains_by_joining = False
+    assert pair.executor.gains_by_joining(SIGNATURE)  # TensorFlow's word, as long as it computes
+    pair.run(1)
+    pair.settle(capsys, "from now on")
+    assert not pair.executor.gains_by_joining(SIGNATURE)

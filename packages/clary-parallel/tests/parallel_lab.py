@@ -1,4 +1,4 @@
-"""What the tests of clary-parallel are made of: an environment with TensorFlow and MPI, and programs run in it as ranks.
+"""What the tests of clary-parallel are made of: an environment with TensorFlow and MPI, programs run in it as ranks.
 
 The workspace's own environment has no TensorFlow. One with the exact versions of requirements.txt is built once by uv
 and kept in CLARY_TEST_PARALLEL_HOME (~/.cache/clary-test-parallel), in a folder named by the file's hash.
@@ -105,7 +105,7 @@ def run_ranks(
 
 
 def rank_environment(home: Path, folder: Path, variables: dict[str, str]) -> dict[str, str]:
-    """The variables that a rank starts with: quiet, one thread each, a report folder and the import-compatible modules."""
+    """The variables that a rank starts with: quiet, one thread, a report folder, the import-compatible modules."""
     (folder / "reports").mkdir(exist_ok=True)
     return {
         "HOME": os.environ.get("HOME", str(folder)),

@@ -6,9 +6,10 @@ process; also the single rank of a program that nobody launched as ranks). All p
 
 **Buffers** are C-contiguous numpy arrays that the caller owns. Nothing is copied for the caller's convenience: a buffer
 given to `isend`, `irecv` or `iallreduce` must not be changed, read (irecv, iallreduce) or freed until its request is
-done. Both sides of a message agree on its type and size beforehand; a message longer than the buffer that receives
-it is an error at the receiver, a shorter one leaves the rest as it was. Types: bool, (u)int8–64, float16 (and any
-other 2-byte type seen as uint16 in messages), float32, float64. Sums are of the numeric types, float16 excluded.
+done. Both sides of a message agree on its type and size beforehand. A shorter message leaves the rest of the buffer as
+it was; a longer one is a bug of the caller, which not every transport can tell (Open MPI may crash). Types: bool,
+(u)int8–64, float16 (and any other 2-byte type seen as uint16 in messages), float32, float64. Sums are of the numeric
+types, float16 excluded.
 
 **Order.** Messages from one rank to another with one tag arrive in the order in which they were sent. Different tags
 do not wait for one another, so a receiver may post them in any order. Tags are integers from 0 to 32767.
@@ -27,8 +28,8 @@ otherwise) ends the job: with PeerStuck where the wait can be left, by printing 
 with code 75 where it cannot (inside MPI). The message names the call, the ranks that did not come to it as far as
 they can be told apart, and what each of them did last. A launcher such as mpirun then ends the other ranks.
 
-**Failure.** `abort(reason)` ends all ranks: waits raise Aborted(reason), or the launcher kills them after the reason was
-printed. A killed process is noticed by the launcher (mpirun: at once), not by the transport.
+**Failure.** `abort(reason)` ends all ranks: waits raise Aborted(reason), or the launcher kills them after the reason
+was printed. A killed process is noticed by the launcher (mpirun: at once), not by the transport.
 """
 
 from __future__ import annotations

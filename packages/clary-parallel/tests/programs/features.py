@@ -199,6 +199,16 @@ def a_custom_loop_averages_in_a_function():
 
 
 @case
+def a_distributed_optimizer_averages_what_it_is_given():
+    variable = keras.Variable([1.0, 1.0])
+    optimizer = clary_parallel.DistributedOptimizer(keras.optimizers.SGD(1.0), accumulate=2)
+    clary_parallel.broadcast_variables([variable])
+    for gradient in ([1.0, 2.0], [3.0, 4.0]):
+        optimizer.apply_gradients([(tf.constant(gradient) * (rank + 1), variable)])
+    np.testing.assert_allclose(np.asarray(variable), [1 - 3, 1 - 4.5])
+
+
+@case
 def train_on_batch_shares_the_batch():
     model, reference = clary_parallel.data_parallel(dense()), dense()
     for each in (model, reference):

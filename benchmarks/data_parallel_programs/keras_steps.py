@@ -1,5 +1,7 @@
-"""Times steps of a Keras model's fit: `keras_steps.py NAME resnet18|transformer stock|parallel STEPS`."""
+"""Times steps of a Keras fit: `keras_steps.py NAME resnet18|transformer stock|parallel|horovod|mirrored STEPS`."""
 
+import contextlib
+import json
 import os
 import sys
 import time
@@ -56,21 +58,33 @@ class Clock(keras.callbacks.Callback):
         self.times.append(time.perf_counter() - self.began)
 
 
+# The batch of each process is the same as alone: twice the processes, twice the samples a step.
 batch = 16
+scope = contextlib.nullcontext()
+if how == "mirrored":
+    workers = ["127.0.0.1:29517", "127.0.0.1:29518"]
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}})
+    scope = tf.distribute.MultiWorkerMirroredStrategy().scope()
+    batch *= len(workers)  # It shares each batch among the workers itself.
 keras.utils.set_random_seed(1)
-model, inputs = {"resnet18": resnet18, "transformer": transformer}[which](batch)
+with scope:
+    model, inputs = {"resnet18": resnet18, "transformer": transformer}[which](batch)
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    if how == "parallel":
+        import clary_parallel
+
+        model = clary_parallel.data_parallel(model, shard=False)
+    if how == "horovod":
+        import horovod.tensorflow.keras as hvd
+
+        hvd.init()
+        optimizer = hvd.DistributedOptimizer(optimizer)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
 labels = np.arange(batch) % 10
 data = tf.data.Dataset.from_tensors((inputs, labels)).repeat()
-if how == "parallel":
-    import clary_parallel
-
-    # The batch of each process is the same as alone: twice the processes, twice the samples a step.
-    model = clary_parallel.data_parallel(model, shard=False)
-model.compile(
-    keras.optimizers.SGD(0.01, momentum=0.9),
-    keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    jit_compile=False,
-)
+options = tf.data.Options()
+options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+data = data.with_options(options)
 clock = Clock()
 model.fit(data, epochs=1, steps_per_epoch=steps, verbose=0, callbacks=[clock])
 write(name, rank, clock.times)

@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from uv import find_uv_bin
+
 from measure import Measurement, report
 
 ROOT = Path(__file__).parents[1]
@@ -53,8 +55,8 @@ def torch_python() -> Path:
 def horovod_python() -> Path:
     """The Python of an environment with TensorFlow 2.15 and Horovod, built once (minutes; needs a C++ compiler)."""
     if not (HOROVOD / "ready").exists():
-        python = str(HOROVOD / "bin" / "python")
-        install = ["uv", "pip", "install", "--quiet", "--python", python]
+        uv, python = find_uv_bin(), str(HOROVOD / "bin" / "python")
+        install = [uv, "pip", "install", "--quiet", "--python", python]
         variables = {
             **os.environ,
             "PATH": f"{HOROVOD / 'bin'}:{os.environ['PATH']}",
@@ -64,7 +66,7 @@ def horovod_python() -> Path:
             "HOROVOD_WITHOUT_PYTORCH": "1",
             "HOROVOD_WITHOUT_MXNET": "1",
         }
-        subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", "3.11", str(HOROVOD)], check=True)
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", "3.11", str(HOROVOD)], check=True)
         subprocess.run([*install, *HOROVOD_BUILD, "cloudpickle", "psutil", "pyyaml", "packaging"], check=True)
         build = [*install, "--no-build-isolation", "--no-binary", "horovod", "horovod==0.28.1"]
         subprocess.run(build, env=variables, check=True)

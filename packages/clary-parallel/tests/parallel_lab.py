@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uv import find_uv_bin
+
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src"
 COMPAT = SOURCE / "clary_parallel" / "compat"
@@ -42,9 +44,7 @@ def environment(requirements: Path = REQUIREMENTS) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (target / "ready").exists():
             shutil.rmtree(target, ignore_errors=True)
-            uv = shutil.which("uv")
-            if uv is None:
-                raise RuntimeError("The tests' TensorFlow environment is built by uv, which is not on PATH.")
+            uv = find_uv_bin()
             subprocess.run([uv, "venv", "--quiet", "--python", "3.11", str(target)], check=True)
             install = [
                 uv,

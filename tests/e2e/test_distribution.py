@@ -46,3 +46,11 @@ def test_a_rank_that_raises_ends_the_job_and_is_named(server: Server, sdk_v2: Pa
     reason = said.split("REASON", 1)[1]
     assert "On rank 3 on algo-2" in reason
     assert "ValueError: this rank is broken" in reason
+
+
+def test_a_horovod_script_trains_on_an_image_that_has_no_horovod(server: Server, sdk_v2: Path) -> None:
+    said = server.run(sdk_v2, "v2_horovod.py")
+    ranks = dict(re.findall(r"rank (\d of 2) (weights [0-9.]+ loss [0-9.]+)", said))
+    assert set(ranks) == {"0 of 2", "1 of 2"}
+    assert ranks["0 of 2"] == ranks["1 of 2"]
+    assert re.search(r"model s3://.+/output/model.tar.gz", said)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,14 @@ Dimensions = tuple[tuple[str, str], ...]  # (name, value), sorted
 
 # Numbers points in the order of their recording: two may share a series and a millisecond.
 _ordinals = itertools.count(time.time_ns())
+
+
+def _number_anew() -> None:
+    global _ordinals
+    _ordinals = itertools.count(time.time_ns())
+
+
+os.register_at_fork(after_in_child=_number_anew)  # or a process's successor would give the same numbers again
 
 
 class MetricSeries(Base):

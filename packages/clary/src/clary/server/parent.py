@@ -62,7 +62,7 @@ def run(settings: Settings) -> int:
     Raises:
         StartError: another server uses the home folder or the port, or the record cannot be used.
     """
-    with _only_server_of(settings.home), _listening(settings) as listener:
+    with _only_server_of(settings.home), _listening(settings) as listener, _store_begun(settings) as failed:
         front, api = (importlib.import_module(f"clary.server.{name}") for name in ("front", "api"))
         api.prepare(settings)
         gc.collect()
@@ -75,7 +75,10 @@ def run(settings: Settings) -> int:
         def serve_front(ready: Callable[[], None]) -> None:
             front.main(settings, listener, ready)
 
-        return _Family(settings, listener, {"api": serve_api, "front": serve_front}).run()
+        code = _Family(settings, listener, {"api": serve_api, "front": serve_front}).run()
+        if code:
+            failed()
+        return code
 
 
 @dataclass
@@ -263,6 +266,30 @@ def _listening(settings: Settings) -> Generator[socket.socket]:
                 f"port {settings.port} of {settings.host} cannot be used: {error.strerror}. Set CLARY_PORT to another."
             ) from None
         yield listener
+
+
+@contextmanager
+def _store_begun(settings: Settings) -> Generator[Callable[[], None]]:
+    """The store's process, started while the rest is got ready; the API process goes on with it.
+
+    Yields what ends it again when no API process has come to do so.
+    """
+    from clary.storage import seaweed
+
+    try:
+        process = seaweed.begin(settings)
+    except seaweed.StoreFailed as error:
+        raise StartError(str(error)) from None
+
+    def failed() -> None:
+        if process is not None:
+            process.terminate()
+
+    try:
+        yield failed
+    except BaseException:
+        failed()
+        raise
 
 
 def _configure_log(path: Path) -> None:

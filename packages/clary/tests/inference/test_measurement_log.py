@@ -43,7 +43,7 @@ async def test_what_was_measured_is_recorded_at_the_latest_when_the_front_ends(d
     with database.reading() as session:
 
         def statistic(name: str) -> metrics.Statistic:
-            series = metrics.find_series(session, invocation_metrics.NAMESPACE, name, dimensions)
+            series = metrics.find_series(session, metrics.INVOCATION_NAMESPACE, name, dimensions)
             (found,) = metrics.statistics(session, series, start_ms=0, end_ms=1 << 50, period_ms=1 << 50)
             return found
 

@@ -8,8 +8,6 @@ from typing import Protocol
 from clary.state import metrics
 from clary.state.database import Database
 
-NAMESPACE = "AWS/SageMaker"
-
 
 class Reading(Protocol):
     """`count` times the same value of one metric of one variant; `inference.measurements.Reading` is one."""
@@ -32,7 +30,7 @@ def record(database: Database, readings: Sequence[Reading], timestamp_ms: int) -
     """Record readings that were taken at one time, in milliseconds since 1970."""
     samples = [
         metrics.Sample(
-            namespace=NAMESPACE,
+            namespace=metrics.INVOCATION_NAMESPACE,
             name=reading.name,
             dimensions=(("EndpointName", reading.endpoint), ("VariantName", reading.variant)),
             timestamp_ms=timestamp_ms,

@@ -10,7 +10,6 @@ import gc
 import importlib
 import importlib.metadata
 import logging
-import os
 import pkgutil
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -91,7 +90,6 @@ async def _serve(settings: Settings, ready: Callable[[], None]) -> None:
                 "status": "ready",
                 "store": _store_status(store),
                 "version": _version(),
-                "api": os.getpid(),
             },
         )
         await stack.enter_async_context(_lifecycle(database, store.access, settings, credentials, stop))

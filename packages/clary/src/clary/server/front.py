@@ -7,7 +7,6 @@ away, and another front takes its place at once.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -93,7 +92,7 @@ def _dispatch(api: ApiClient, router: Router) -> Callable[[WireRequest, Caller],
 
 async def _health(api: ApiClient, settings: Settings) -> Mapping[str, Any]:
     told = await api.health()
-    own = {"region": settings.region, "account_id": settings.account_id, "front": os.getpid()}
+    own = {"region": settings.region, "account_id": settings.account_id}
     return {**(told or {"status": "restarting", "store": "unknown"}), **own}
 
 

@@ -69,8 +69,17 @@ async def test_a_request_goes_on_as_it_came_with_its_caller(tmp_path: Path, clie
     assert caller == CALLER
     assert (received.method, received.path, received.query) == ("PUT", "/experiments/a%2Fb%20c", "x=%20&y")
     assert received.body == request.body
-    assert received.headers["x-amz-meta"] == "ü"
+    assert (received.headers["x-amz-meta"], received.headers["host"]) == ("ü", "localhost")
     assert answer == WireResponse(201, {"content-type": "text/plain", "x-own": "1"}, b"answer")
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET", "DELETE", "PATCH"])
+async def test_every_method_gets_its_answer(tmp_path: Path, client: ApiClient, method: str) -> None:
+    dispatched = Dispatched()
+    async with api_process(tmp_path, dispatched):
+        answer = await client.dispatch(WireRequest(method, "/experiments", "", {}), CALLER)
+    assert answer.body == b"answer"
+    assert [request.method for request, _ in dispatched.asked] == [method]
 
 
 async def test_no_client_can_say_who_it_is(tmp_path: Path, client: ApiClient) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from clary.front.app import MAX_REPORT, Dispatch, ReportTaker
 from clary.front.asgi import Receive, Scope, Send, problem, read_body, request_of, send_response
-from clary.front.handover import CALLER, HEALTH, MEASUREMENTS, caller_of
+from clary.front.handover import HEALTH, MEASUREMENTS, taken_over
 from clary.wire.errors import AwsError
 from clary.wire.json_output import dumps
 from clary.wire.messages import WireRequest, WireResponse
@@ -50,10 +50,8 @@ class Api:
         except AwsError as error:  # the front has gone away within the request
             await send_response(send, receive, request, problem(error.status, error.message))
             return
-        if CALLER in request.headers:
-            response = await self._dispatch(request, caller_of(request))
-        else:
-            response = await self._own(request)
+        passed_on = taken_over(request)
+        response = await self._own(request) if passed_on is None else await self._dispatch(*passed_on)
         await send_response(send, receive, request, response)
 
     async def _own(self, request: WireRequest) -> WireResponse:

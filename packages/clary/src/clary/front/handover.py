@@ -1,7 +1,7 @@
 """What the front passes on to the API process, over a Unix socket in the home folder.
 
-An API request goes on as it came, as HTTP, with its caller in a header that no client can set. The socket is open to
-its owner only: whoever can write to it may be anyone.
+An API request goes on as it came, as HTTP, with its caller in a header that no client can set, and its method in
+another: an answer to HEAD would have no body. The socket is its owner's alone: whoever can write to it may be anyone.
 
 While the API process is away, nobody listens there: what was not begun waits for it and is sent when it is back.
 """
@@ -15,7 +15,7 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from clary.wire.errors import AwsError
 from clary.wire.messages import Caller, WireRequest, WireResponse
 from clary.wire.responses import error_response
 
-CALLER = "x-clary-caller"
+CALLER, METHOD = "x-clary-caller", "x-clary-method"
 HEALTH, MEASUREMENTS = "/_clary/health", "/_clary/measurements"
 PATIENCE_SECONDS = 10.0  # a killed API process is back within about a second
 ANSWER_SECONDS = 75.0  # longer than any operation waits, for the store above all
@@ -75,10 +75,10 @@ class ApiClient:
             for name, value in request.headers.items()
             if name not in _OF_THE_CONNECTION and not name.startswith("x-clary-")
         }
-        headers[CALLER] = _told(caller)
+        headers[CALLER], headers[METHOD] = _told(caller), request.method
         target = f"{request.path}?{request.query}" if request.query else request.path
         try:
-            return await self._pass_on(request.method, target, headers, request.body, again=_only_reads(request))
+            return await self._pass_on(target, headers, request.body, again=_only_reads(request))
         except Away as away:
             return _unavailable(request, away)
 
@@ -87,14 +87,14 @@ class ApiClient:
         headers = {"authorization": authorization}
         try:
             # A report may come twice: the API drops what it has.
-            return await self._pass_on("POST", f"/_clary/hosts/{host_id}/report", headers, body, again=True)
+            return await self._pass_on(f"/_clary/hosts/{host_id}/report", headers, body, again=True)
         except Away:
             return problem(503, "The API is being restarted. Send the report again.")
 
     async def measured(self, readings: bytes) -> bool:
         """Hand over measurements, if the API process is there to take them; whether they may be forgotten now."""
         try:
-            answer = await self._pass_on("POST", MEASUREMENTS, {}, readings, again=False, patience=0)
+            answer = await self._pass_on(MEASUREMENTS, {}, readings, again=False, patience=0)
         except Away as away:
             return away.begun  # what may have been counted is not sent again
         return answer.status < 500
@@ -110,7 +110,6 @@ class ApiClient:
 
     async def _pass_on(
         self,
-        method: str,
         target: str,
         headers: Mapping[str, str],
         body: bytes,
@@ -126,10 +125,8 @@ class ApiClient:
         Raises:
             Away: no answer came.
         """
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"{method} {target} HTTP/1.1\r\nhost: api\r\n{lines}content-length: {len(body)}\r\n\r\n".encode(
-            "latin-1"
-        )
+        lines = "".join(f"{name}: {value}\r\n" for name, value in {"host": "api", **headers}.items())
+        head = f"POST {target} HTTP/1.1\r\n{lines}content-length: {len(body)}\r\n\r\n".encode("latin-1")
         deadline = time.monotonic() + (self._patience if patience is None else patience)
         while True:
             try:
@@ -173,9 +170,10 @@ def unlisten(home: Path) -> None:
     Path(_address(home)).unlink(missing_ok=True)
 
 
-def caller_of(request: WireRequest) -> Caller:
-    """Who signed a request that was passed on."""
-    return _caller(request.headers[CALLER])
+def taken_over(request: WireRequest) -> tuple[WireRequest, Caller] | None:
+    """A request that was passed on as it was, and who signed it; None for what the front asks itself."""
+    told = request.headers.get(CALLER)
+    return None if told is None else (replace(request, method=request.headers[METHOD]), _caller(told))
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
+from uv import find_uv_bin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,9 +148,7 @@ def cached_environment(name: str, installs: Sequence[Sequence[str]]) -> Path:
 
     Each of `installs` are the words of one `uv pip install`.
     """
-    uv = shutil.which("uv")
-    if uv is None:
-        pytest.skip("uv is not on PATH: it makes the environments that some tests need")
+    uv = find_uv_bin()
     recipe = json.dumps([installs, sys.version_info[:3]])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clary-tests"
     folder = cache / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"

@@ -16,6 +16,13 @@ from serving_lab import MODEL
 ROW = {"instances": [[1, 2]]}
 
 
+def npy(array: np.ndarray) -> bytes:
+    """What numpy.save writes."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 def test_ping_and_execution_parameters(server):
     ping = server.ask("GET", "/ping")
     assert (ping.status, ping.body) == (200, b"")
@@ -45,6 +52,13 @@ def test_every_content_type_of_awss_container_is_read(server, body, content_type
     assert b"\n" not in answer.body
 
 
+def test_values_that_are_no_numbers_go_in_and_out_as_tensorflow_serving_writes_them(server):
+    assert b"[NaN, -Infinity]" in server.invoke('{"instances": [[NaN, -Infinity]]}').body
+    rows = np.array([[np.nan, np.inf]], np.float32)
+    answer = server.invoke(npy(rows), "application/x-npy", Accept="application/x-npy")
+    np.testing.assert_array_equal(np.load(io.BytesIO(answer.body)), rows)
+
+
 def test_npy_goes_in_and_out(server):
     file = io.BytesIO()
     np.save(file, np.array([[1, 2], [3, 4]], dtype=np.float64))
@@ -69,6 +83,12 @@ def test_npy_goes_in_and_out(server):
         ({"instances": [[666, 0]]}, "application/json", 500, "the number of the beast"),
         (b"[" * 100000, "application/json", 400, "JSON Parse error"),
         (b"\xff\xfe", "application/json", 400, "JSON Parse error: Invalid encoding"),
+        ({"signature_name": "two", "instances": [1]}, "application/json", 400, "a: float of shape [-1]"),
+        (npy(np.zeros((1, 2), np.complex64)), "application/x-npy", 400, "complex64 does not become float32"),
+        (npy(np.array([["a", "b"]])), "application/x-npy", 400, "does not become float32"),
+        (npy(np.zeros((2, 3), np.float32)), "application/x-npy", 400, "expects x: float of shape [-1, 2]"),
+        (npy(np.zeros((2, 2), np.float32))[:-1], "application/x-npy", 400, "The body is no npy array"),
+        ("one,two\n", "text/csv", 400, "is not of expected type: float"),
     ],
 )
 def test_a_bad_request_is_told_why_and_the_server_lives(server, body, content_type, status, message):
@@ -177,7 +197,7 @@ def test_requests_that_come_together_share_calls_of_the_model(start):
 def test_rows_that_depend_on_each_other_are_noticed_and_never_joined(start):
     server = start(MODEL, {"FAKE_SECONDS": "0.02"})
     assert set(sizes_of_calls(server)) == {1}
-    assert "Requests of signature slow are not joined: a row's result depends on the other rows" in server.log
+    assert "Requests of signature slow of model are not joined: a row's result depends on the other rows" in server.log
 
 
 def test_a_full_queue_is_told_to_come_again(start):
@@ -217,6 +237,19 @@ def test_a_setting_that_is_no_number_is_named(start):
     server = start(MODEL, {"SAGEMAKER_TFS_MAX_BATCH_SIZE": "many"}, ready=False)
     assert server.process.wait(30) == 1
     assert "The variable SAGEMAKER_TFS_MAX_BATCH_SIZE is 'many'. Expected a whole number." in server.log
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("CLARY_SERVING_PRECISION", "int8", "Expected float32 or bfloat16. Whole numbers of 8 bits need a model that"),
+        ("CLARY_SERVING_EXECUTION", "onnx", "Expected auto or tensorflow."),
+    ],
+)
+def test_a_setting_that_cannot_be_had_is_told_with_those_that_can(start, name, value, message):
+    server = start(MODEL, {name: value}, ready=False)
+    assert server.process.wait(30) == 1
+    assert f"The variable {name} is {value!r}. {message}" in server.log
 
 
 def test_several_models_are_chosen_by_name(start):

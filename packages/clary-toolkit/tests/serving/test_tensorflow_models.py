@@ -108,7 +108,7 @@ def test_many_clients_get_their_own_rows_and_a_wrong_shape_is_explained(environm
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(ask, range(200)))
-    assert "not joined" not in zoo.log
+    assert "of dense are not joined" not in zoo.log
 
 
 def test_npy_images_are_answered_in_npy(environment, zoo):

@@ -1,4 +1,4 @@
-"""Which runner a job gets: one process, or for now a clear refusal of a distribution."""
+"""Which runner a job gets: one process, a distribution, or a clear refusal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,20 @@ def environment_of(hyperparameters: dict[str, str], current: str = "algo-2") -> 
     return TrainingEnvironment(Paths(), {}, hyperparameters, config_of_hosts(current, TWO_GROUPS), {})
 
 
-@pytest.mark.parametrize("switch", DISTRIBUTION_SWITCHES)
+STARTED = (
+    "sagemaker_parameter_server_enabled",
+    "sagemaker_multi_worker_mirrored_strategy_enabled",
+    "sagemaker_mpi_enabled",
+    "sagemaker_distributed_dataparallel_enabled",
+)
+
+
+@pytest.mark.parametrize("switch", STARTED)
+def test_these_distributions_are_started(switch: str) -> None:
+    assert runners.select(environment_of({switch: "true"})) is not runners.run_process
+
+
+@pytest.mark.parametrize("switch", [switch for switch in DISTRIBUTION_SWITCHES if switch not in STARTED])
 def test_a_distribution_that_cannot_be_started_is_refused_by_its_hyperparameter(switch: str) -> None:
     with pytest.raises(ClientError, match=f"{switch}=True"):
         runners.select(environment_of({switch: "true"}))
@@ -31,8 +44,7 @@ def test_a_distribution_that_is_off_is_none(switch: str) -> None:
 def test_hosts_outside_the_distributions_groups_run_one_process() -> None:
     asked = {"sagemaker_mpi_enabled": "true", "sagemaker_distribution_instance_groups": '["train"]'}
     assert runners.select(environment_of(asked, "algo-1")) is runners.run_process
-    with pytest.raises(ClientError, match="MPI"):
-        runners.select(environment_of(asked, "algo-2"))
+    assert runners.select(environment_of(asked, "algo-2")) is not runners.run_process
 
 
 def test_parameter_servers_on_a_single_host_are_none() -> None:

@@ -52,6 +52,20 @@ def test_an_object_without_content_type_has_s3s_default(s3: Any, bucket: str) ->
     assert s3.head_object(Bucket=bucket, Key="plain.txt")["ContentType"] == "binary/octet-stream"
 
 
+def test_a_folder_marker_can_be_copied(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="model/tmp 1/", Body=b"", ContentType="text/x")
+    source = {"Bucket": bucket, "Key": "model/tmp 1/"}
+    copied = s3.copy_object(Bucket=bucket, Key="model/1/", CopySource=source)["CopyObjectResult"]
+    got = s3.head_object(Bucket=bucket, Key="model/1/")
+    assert (got["ETag"], got["ContentType"], got["ContentLength"]) == (copied["ETag"], "text/x", 0)
+    listed = s3.list_objects_v2(Bucket=bucket, Prefix="model/")["Contents"]
+    assert [entry["Key"] for entry in listed] == ["model/1/", "model/tmp 1/"]
+
+
+def test_a_folder_marker_that_is_not_there_cannot_be_copied(s3: Any, bucket: str) -> None:
+    assert code_of(s3.copy_object, Bucket=bucket, Key="b/", CopySource=f"{bucket}/a/") == "NoSuchKey"
+
+
 @pytest.mark.parametrize("size", [0, 1, 65536, 1 << 20, 3_000_001])
 def test_bodies_of_any_size_pass(s3: Any, bucket: str, size: int) -> None:
     content = os.urandom(size)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
 from clary.images import toolkit
 from clary.images.build import ensure
@@ -86,7 +87,7 @@ def test_the_base_interpreter_is_among_the_folders_that_a_sandbox_must_show(imag
 def test_packages_lie_once_on_disk(images_home: Path, plain_uri: str):
     built = ensure(resolve(plain_uri), images_home, print)
     module = Path(_run(built.python, "import boto3; print(boto3.__file__)"))
-    cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=False).stdout.strip()
+    cache = subprocess.run([find_uv_bin(), "cache", "dir"], capture_output=True, text=True, check=False).stdout.strip()
     if not cache or Path(cache).stat().st_dev != module.stat().st_dev:
         pytest.skip("uv's cache lies on another file system than the tests' temporary folder")
     assert module.stat().st_nlink > 1
@@ -141,10 +142,11 @@ def test_a_new_toolkit_reaches_built_images_without_building(
 ):
     before = ensure(resolve(plain_uri), images_home, print)
     newer = tmp_path / "clary_toolkit"
-    shutil.copytree(toolkit.source(), newer)
+    here = toolkit.sources()
+    shutil.copytree(here["clary_toolkit"], newer)
     (newer / "fresh.py").write_text("answer = 42\n")
     with monkeypatch.context() as patch:
-        patch.setattr(toolkit, "source", lambda: newer)
+        patch.setattr(toolkit, "sources", lambda: {**here, "clary_toolkit": newer})
         ensure(resolve(plain_uri), images_home, pytest.fail)
         assert _run(before.python, "from clary_toolkit.fresh import answer; print(answer)") == "42"
     ensure(resolve(plain_uri), images_home, pytest.fail)

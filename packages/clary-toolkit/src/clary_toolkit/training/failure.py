@@ -8,6 +8,8 @@ _ANY_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(:|$)")
 _ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Warning|Exit|Interrupt)(:|$)")
 _FRAME = re.compile(r'^\s+File "(?P<path>.*?)", line \d+')
 _HEADER = "Traceback (most recent call last):"
+_RANK = re.compile(r"^\[1,mpirank:(\d+),([\w-]+)\]<std(?:out|err)>:")
+_AFTER_ABORT = "MPI_ABORT was invoked"
 _LONGEST = 2000
 _LAST_LINES = 5
 
@@ -53,9 +55,33 @@ class Reason:
 def explain(tail: bytes, code_folder: str) -> Reason:
     """Find the last Python traceback in `tail` and give where it was raised in the user's code, and the error.
 
-    Without a traceback: the last lines there are.
+    Without a traceback: the last lines there are. Of several ranks it is the first that raised, whose abort ends them.
     """
     lines = [line.rstrip() for line in tail.decode("utf-8", "replace").replace("\r", "\n").split("\n")]
+    if any(_RANK.match(line) for line in lines):
+        return _explain_ranks(lines, code_folder)
+    return _explain(lines, code_folder)
+
+
+def _explain_ranks(lines: list[str], code_folder: str) -> Reason:
+    by_rank: dict[str, list[str]] = {}
+    for line in lines:
+        match = _RANK.match(line)
+        if match:
+            name = "rank {} on {}".format(match.group(1), match.group(2))
+            by_rank.setdefault(name, []).append(line[match.end() :])
+    aborting = [name for name, said in by_rank.items() if any(_AFTER_ABORT in line for line in said)]
+    raised = [name for name, said in by_rank.items() if _HEADER in (line.strip() for line in said)]
+    for name in aborting + raised:
+        said = by_rank[name]
+        end = next((index for index, line in enumerate(said) if _AFTER_ABORT in line), len(said) + 1)
+        reason = _explain(said[: max(0, end - 1)], code_folder)
+        if reason.error:
+            return Reason("On {}: {}".format(name, reason.message), reason.error)
+    return _explain([_RANK.sub("", line) for line in lines], code_folder)
+
+
+def _explain(lines: list[str], code_folder: str) -> Reason:
     start = _error_line(lines)
     if start is None:
         spoken = [line for line in lines if line.strip()]

@@ -13,7 +13,7 @@ from clary_toolkit.training.errors import ClientError, StoppedBeforeStart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
 _TAIL_BYTES = 64 * 1024
@@ -66,11 +66,17 @@ def is_stopping() -> bool:
     return _forwarder.stopping
 
 
-def run(command: list[str], folder: str, environ: Mapping[str, str], is_shell: bool = False) -> Outcome:
+def run(
+    command: list[str],
+    folder: str,
+    environ: Mapping[str, str],
+    is_shell: bool = False,
+    rewrite: Callable[[bytes], bytes] | None = None,
+) -> Outcome:
     """Run `command` in `folder` to its end.
 
-    Its output goes where ours goes, unchanged and in order. The call returns when the command itself has ended, though
-    processes that it left behind may still hold its output open.
+    Its output goes where ours goes, in order, and unchanged unless `rewrite` is given, which gets whole lines. The
+    call returns when the command itself has ended, though processes that it left behind may still hold its output open.
 
     Raises StoppedBeforeStart when SIGTERM has come already, ClientError when the command cannot be started.
     """
@@ -82,7 +88,7 @@ def run(command: list[str], folder: str, environ: Mapping[str, str], is_shell: b
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     previous_wakeup = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     try:
-        child, relay = _start(command, folder, environ)
+        child, relay = _start(command, folder, environ, rewrite)
         _forwarder.with_descendants = is_shell
         _forwarder.child = child
         if _forwarder.stopping:
@@ -99,7 +105,9 @@ def run(command: list[str], folder: str, environ: Mapping[str, str], is_shell: b
         os.close(wake_write)
 
 
-def _start(command: list[str], folder: str, environ: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], _Relay]:
+def _start(
+    command: list[str], folder: str, environ: Mapping[str, str], rewrite: Callable[[bytes], bytes] | None
+) -> tuple[subprocess.Popen[bytes], _Relay]:
     # One pipe where our own outputs are one file, so that the order between them is kept.
     is_one = os.path.samestat(os.fstat(1), os.fstat(2))
     out_read, out_write = os.pipe()
@@ -111,15 +119,17 @@ def _start(command: list[str], folder: str, environ: Mapping[str, str]) -> tuple
     finally:
         for descriptor in {out_write, err_write}:
             os.close(descriptor)
-    return child, _Relay({out_read: 1, err_read: 2})
+    return child, _Relay({out_read: 1, err_read: 2}, rewrite)
 
 
 class _Relay:
     """Copies pipes to our own outputs and keeps the last bytes that passed."""
 
-    def __init__(self, targets: dict[int, int]) -> None:
+    def __init__(self, targets: dict[int, int], rewrite: Callable[[bytes], bytes] | None) -> None:
         self.targets = targets
         self.tail = bytearray()
+        self._rewrite = rewrite
+        self._begun = dict.fromkeys(targets, b"")  # lines whose end has not come yet, where they are rewritten
         for source in targets:
             os.set_blocking(source, False)
 
@@ -143,6 +153,8 @@ class _Relay:
                 pass
         selector.close()
         for source in self.targets:
+            if self._begun[source]:
+                self._pass_on(source, self._begun[source])
             os.close(source)
 
     def _copy(self, source: int) -> bool:
@@ -153,10 +165,19 @@ class _Relay:
             return False
         if not chunk:
             return False
+        if self._rewrite is not None:
+            lines, newline, begun = (self._begun[source] + chunk).rpartition(b"\n")
+            self._begun[source] = begun
+            chunk = lines + newline
+        self._pass_on(source, chunk)
+        return True
+
+    def _pass_on(self, source: int, chunk: bytes) -> None:
+        if self._rewrite is not None:
+            chunk = self._rewrite(chunk)
         self.tail += chunk
         del self.tail[:-_TAIL_BYTES]
         _write_all(self.targets[source], chunk)
-        return True
 
 
 def _write_all(target: int, chunk: bytes) -> None:

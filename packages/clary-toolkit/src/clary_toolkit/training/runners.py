@@ -38,6 +38,14 @@ class Launch:
         self.variables = variables
         self.folder = environment.paths.code
 
+    def with_variables(self, variables: Mapping[str, str]) -> Launch:
+        """The same launch with more variables."""
+        return Launch(self.environment, self.kind, self.command, {**self.variables, **variables})
+
+    def with_command(self, command: list[str], variables: Mapping[str, str]) -> Launch:
+        """Another command line in place of the script's, with more variables."""
+        return Launch(self.environment, self.kind, command, {**self.variables, **variables})
+
 
 def select(environment: TrainingEnvironment) -> Runner:
     """The runner that the job asks for.
@@ -64,9 +72,10 @@ def select(environment: TrainingEnvironment) -> Runner:
     return run_process
 
 
-def run_process(launch: Launch) -> None:
-    """One process on this host."""
-    outcome = process.run(launch.command, launch.folder, launch.variables, launch.kind == entry_point.COMMAND)
+def run_process(launch: Launch, rewrite: Callable[[bytes], bytes] | None = None) -> None:
+    """One process on this host. `rewrite` changes what it prints, whole lines at a time."""
+    is_shell = launch.kind == entry_point.COMMAND
+    outcome = process.run(launch.command, launch.folder, launch.variables, is_shell, rewrite)
     if outcome.exit_code == 0:
         return
     from clary_toolkit.training import failure
@@ -75,6 +84,24 @@ def run_process(launch: Launch) -> None:
     raise ExecuteUserScriptError(
         launch.command, outcome.exit_code, reason.message, _extra(outcome.exit_code), reason.title
     )
+
+
+def _run_with_parameter_servers(launch: Launch) -> None:
+    from clary_toolkit.training import tensorflow_cluster
+
+    tensorflow_cluster.run_with_parameter_servers(launch, run_process)
+
+
+def _run_mirrored(launch: Launch) -> None:
+    from clary_toolkit.training import tensorflow_cluster
+
+    tensorflow_cluster.run_mirrored(launch, run_process)
+
+
+def _run_mpi(launch: Launch) -> None:
+    from clary_toolkit.training import mpi
+
+    mpi.run(launch, run_process)
 
 
 def _extra(exit_code: int) -> str | None:
@@ -100,4 +127,9 @@ _SWITCHES = {
     "sagemaker_torch_distributed_enabled": "torchrun",
     "sagemaker_pytorch_xla_multi_worker_enabled": "PyTorch XLA",
 }
-_DISTRIBUTED: dict[str, Runner] = {}
+_DISTRIBUTED: dict[str, Runner] = {
+    "sagemaker_parameter_server_enabled": _run_with_parameter_servers,
+    "sagemaker_multi_worker_mirrored_strategy_enabled": _run_mirrored,
+    "sagemaker_mpi_enabled": _run_mpi,
+    "sagemaker_distributed_dataparallel_enabled": _run_mpi,
+}

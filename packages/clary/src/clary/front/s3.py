@@ -14,6 +14,7 @@ from typing import Any
 
 from clary.front.s3_body import Body, Receive, open_body, read_body
 from clary.front.s3_errors import ClientGone, S3Error, new_request_id
+from clary.front.s3_markers import copied_marker, copy_result, marker_to_put
 from clary.front.s3_permissions import NamedPrefixes, OwnerOf, Place, check_places
 from clary.front.s3_request import S3Request, default_kms_key, deleted_keys, encryption_response
 from clary.settings import Settings
@@ -83,6 +84,9 @@ class S3Proxy:
         caller = authentication.caller
         if caller.job_name is not None:
             await check_places(caller, request.places(), self._owner_of, self._named_prefixes)
+        if self._embedded and (marker := copied_marker(request)):
+            await self._copy_marker(request, marker, send)
+            return
         body: Body
         if request.method in ("GET", "HEAD", "DELETE"):
             body, body_headers = b"", dict[str, str]()
@@ -105,6 +109,24 @@ class S3Proxy:
             await self._relay(request, response, receive, send)
         finally:
             response.close()
+
+    async def _copy_marker(self, request: S3Request, marker: S3Request, send: Send) -> None:
+        head = await self._forward(marker, b"", {})
+        await head.read()
+        if head.status >= 300:
+            raise S3Error("NoSuchKey", "The specified key does not exist.", 404, Key=marker.key)
+        put = marker_to_put(request, head.header(b"content-type"))
+        made = await self._forward(put, b"", {"content-length": "0"})
+        document = await made.read()
+        if made.status < 300:
+            document = copy_result(made.header(b"etag") or "")
+        headers = [
+            (b"content-type", b"application/xml"),
+            (b"content-length", str(len(document)).encode()),
+            (b"x-amz-request-id", new_request_id().encode()),
+        ]
+        await send({"type": "http.response.start", "status": made.status, "headers": headers})
+        await send({"type": "http.response.body", "body": document})
 
     async def _forward(self, request: S3Request, body: Body, body_headers: dict[str, str]) -> Response:
         """Send the request to the store; one that was not begun is repeated while the store is restarted."""

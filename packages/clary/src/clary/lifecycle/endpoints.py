@@ -20,7 +20,8 @@ from clary.host.spec import Ending
 from clary.lifecycle import endpoint_placement
 from clary.lifecycle.endpoint_progress import Fill, ReplicaAction, Vacancy, advance
 from clary.lifecycle.replica_specs import replica_spec
-from clary.lifecycle.training_placement import placement_of, report_token
+from clary.lifecycle.tokens import report_token
+from clary.lifecycle.training_placement import placement_of
 from clary.services import host_reports
 from clary.settings import Settings
 from clary.state import changes, tags

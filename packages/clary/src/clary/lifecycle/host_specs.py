@@ -11,6 +11,7 @@ from clary.cluster.base import Node
 from clary.cluster.instance_types import notices_for
 from clary.front.credentials import CredentialStore
 from clary.host.spec import Channel, Checkpoint, HostSpec, Limits, MetricDefinition, Output, Peer
+from clary.lifecycle.tokens import LAUNCH_TOKEN, launch_token
 from clary.settings import DEFAULT_ROLE_NAME, Settings
 from clary.state.training_jobs import TrainingHost, TrainingJob
 from clary.storage.access import StoreAccess
@@ -77,7 +78,7 @@ def host_spec(
         image=algorithm["TrainingImage"],
         arguments=tuple(algorithm.get("ContainerArguments", ())),
         entrypoint=tuple(algorithm.get("ContainerEntrypoint", ())),
-        environment=_environment(job, settings, credentials, dt.timedelta(seconds=runtime)),
+        environment=_environment(job, settings, credentials, dt.timedelta(seconds=runtime), several=len(hosts) > 1),
         hyperparameters=request.get("HyperParameters", {}),
         input_mode=algorithm["TrainingInputMode"],
         channels=tuple(
@@ -111,7 +112,7 @@ def host_spec(
 
 
 def _environment(
-    job: TrainingJob, settings: Settings, credentials: CredentialStore, runtime: dt.timedelta
+    job: TrainingJob, settings: Settings, credentials: CredentialStore, runtime: dt.timedelta, *, several: bool
 ) -> dict[str, str]:
     role = str(job.request["RoleArn"]).rpartition("/")[2] or DEFAULT_ROLE_NAME
     keys = credentials.issue(
@@ -131,6 +132,8 @@ def _environment(
         "AWS_SESSION_TOKEN": keys.session_token,
         "SAGEMAKER_METRICS_DIRECTORY": METRICS_DIRECTORY,
     }
+    if several:
+        platform[LAUNCH_TOKEN] = launch_token(credentials, job.name, job.attempt)
     return {**platform, **job.request.get("Environment", {})}
 
 

@@ -19,7 +19,8 @@ from clary.front.credentials import CredentialStore
 from clary.host.spec import Ending, HostSpec
 from clary.lifecycle.failure_reasons import capacity_reason
 from clary.lifecycle.host_specs import host_spec
-from clary.lifecycle.training_placement import NeverFits, find_place, placement_of, record_hosts, report_token
+from clary.lifecycle.tokens import report_token
+from clary.lifecycle.training_placement import NeverFits, find_place, placement_of, record_hosts
 from clary.lifecycle.training_progress import HostAction, advance, finish
 from clary.services import host_reports
 from clary.settings import Settings

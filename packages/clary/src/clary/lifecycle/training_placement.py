@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import hmac
 import secrets
 from collections.abc import Sequence
 
@@ -12,6 +10,7 @@ from clary.cluster.base import Cluster, Node, Placement, Resources
 from clary.cluster.instance_types import resources_for
 from clary.front.credentials import CredentialStore
 from clary.lifecycle.host_specs import instance_types_of
+from clary.lifecycle.tokens import report_token
 from clary.state.endpoints import EndpointReplica
 from clary.state.places import Reservation
 from clary.state.training_jobs import TrainingHost, TrainingJob, hash_token, move_to
@@ -80,12 +79,6 @@ def record_hosts(
             )
         )
     move_to(job, "Starting", "Preparing the instances for training", at)
-
-
-def report_token(credentials: CredentialStore, host_id: str) -> str:
-    """What a host signs its reports with: derived, so that a start that is repeated after a crash gives the same."""
-    key = credentials.root.token_key.encode()
-    return hmac.new(key, b"host-report\0" + host_id.encode(), hashlib.sha256).hexdigest()
 
 
 def beside_lasting(nodes: Sequence[Node], taken: Sequence[Reservation]) -> tuple[Node, ...]:

@@ -1,0 +1,177 @@
+"""How one host of a job starts a program on another: what ssh does on AWS, without its server, keys or accounts.
+
+A host that takes part listens on a port of its own and runs what the first host asks it to. Only who knows the job's
+token is heard; the platform gives it to the job's hosts and to nobody else.
+
+    python -m clary_toolkit.training.remote_start HOST COMMAND…    what mpirun calls in place of ssh
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from clary_toolkit.training import log, process
+from clary_toolkit.training.errors import ClientError, StoppedBeforeStart
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+PORT_VARIABLE = "CLARY_LAUNCH_PORTS"
+"""For the agent: a JSON object of ports by host."""
+TOKEN_VARIABLE = "CLARY_LAUNCH_TOKEN"
+"""The job's secret, set by the platform on every host of a job that has several."""
+
+_PATIENCE_SECONDS = 3600.0  # as AWS's master waits for its workers
+_LONGEST_REQUEST = 1 << 20
+
+
+class Listener:
+    """A host that runs programs for the job's first host, until that one says that it has done.
+
+    Args:
+        port: to listen on, at every address.
+        token: the job's secret.
+        environ: the whole environment of what is run.
+        folder: where it runs.
+    """
+
+    def __init__(self, port: int, token: str, environ: Mapping[str, str], folder: str) -> None:
+        self._token, self._environ, self._folder = token, environ, folder
+        self._ended = threading.Event()
+        self._greeted = threading.Event()
+        self._lost = False
+        try:
+            self._socket = socket.socket()
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(("", port))
+            self._socket.listen(64)
+        except OSError as error:
+            raise ClientError("This host cannot listen on port {}: {}".format(port, error)) from error
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def wait(self, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+        """Return when the first host has done.
+
+        Raises ClientError when it never came or went away before it had done, StoppedBeforeStart on SIGTERM before it
+        came. A SIGTERM later is the first host's to handle: it has one too, and ends what runs here.
+        """
+        deadline = time.monotonic() + patience_seconds
+        while not self._ended.wait(0.2):
+            if self._greeted.is_set():
+                continue
+            if process.is_stopping():
+                raise StoppedBeforeStart("The job was stopped (SIGTERM) before the first host had started its script.")
+            if time.monotonic() > deadline:
+                raise ClientError("The job's first host did not call this one within {:.0f} s".format(patience_seconds))
+        self._socket.close()
+        if self._lost:
+            raise ClientError("The job's first host went away before its script had ended.")
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return  # closed: the job is done
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as lines:
+            request = _read(lines)
+            if not hmac.compare_digest(str(request.get("token", "")).encode(), self._token.encode()):
+                return
+            if "run" in request:
+                _answer(connection, {"exit": self._run(str(request["run"]), lines)})
+            elif request.get("hold"):
+                self._greeted.set()
+                _answer(connection, {"held": True})
+                self._lost = not _read(lines).get("done")
+                self._ended.set()
+
+    def _run(self, command: str, lines: Any) -> int:
+        child = subprocess.Popen(
+            ["/bin/sh", "-c", command], cwd=self._folder, env=dict(self._environ), start_new_session=True
+        )
+
+        def end_with_the_caller() -> None:
+            if not lines.readline() and child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+
+        threading.Thread(target=end_with_the_caller, daemon=True).start()
+        return child.wait()
+
+
+class Held:
+    """The connections of the first host to the others: while they last, those run what it asks for.
+
+    Args:
+        ports: by host.
+        token: the job's secret.
+    """
+
+    def __init__(self, ports: Mapping[str, int], token: str, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+        self._connections = [
+            _call(host, port, {"token": token, "hold": True}, patience_seconds) for host, port in ports.items()
+        ]
+
+    def release(self) -> None:
+        """Tell them that the script has ended."""
+        for connection in self._connections:
+            try:
+                _answer(connection, {"done": True})
+            except OSError as error:
+                log.warning("A host of the job could not be told that the script has ended: {}".format(error))
+            connection.close()
+
+
+def run_there(host: str, command: str, environ: Mapping[str, str]) -> int:
+    """Run a shell command on another host of the job; its exit code. Its output is that host's."""
+    port = json.loads(environ[PORT_VARIABLE])[host]
+    with _call(host, port, {"token": environ[TOKEN_VARIABLE], "run": command}, 30.0) as connection:
+        with connection.makefile("rb") as lines:
+            return int(_read(lines).get("exit", 255))
+
+
+def _call(host: str, port: int, request: dict[str, object], patience_seconds: float) -> socket.socket:
+    """A connection on which the request was sent; waits until the host listens."""
+    deadline = time.monotonic() + patience_seconds
+    pause = 0.05
+    while True:
+        try:
+            connection = socket.create_connection((host, port), timeout=10)
+            connection.settimeout(None)
+            _answer(connection, request)
+            return connection
+        except OSError as error:
+            if process.is_stopping():
+                raise StoppedBeforeStart("The job was stopped (SIGTERM) before its script started.") from error
+            if time.monotonic() > deadline:
+                raise ClientError("The host {!r} cannot be reached on port {}: {}".format(host, port, error)) from error
+        time.sleep(pause)
+        pause = min(pause * 2, 1.0)
+
+
+def _answer(connection: socket.socket, message: Mapping[str, object]) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _read(lines: Any) -> dict[str, Any]:
+    """The next message; an empty one where there is none that can be read."""
+    try:
+        return json.loads(lines.readline(_LONGEST_REQUEST))
+    except (OSError, ValueError):
+        return {}
+
+
+if __name__ == "__main__":
+    sys.exit(run_there(sys.argv[1], " ".join(sys.argv[2:]), os.environ))

@@ -1,0 +1,98 @@
+"""TensorFlow's own distributions: parameter servers and MultiWorkerMirroredStrategy, by TF_CONFIG on each host.
+
+The layouts and ports are those of AWS's TensorFlow container (section 2.2 of the container contracts).
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+
+from clary_toolkit.training import log, process
+from clary_toolkit.training.cluster_ports import port_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clary_toolkit.training.environment import TrainingEnvironment
+    from clary_toolkit.training.runners import Launch
+
+_TASK_PORT, _SERVER_PORT, _MIRRORED_PORT = 2222, 2223, 8890
+_POLL_SECONDS = 1.0
+_SERVER = "clary_toolkit.training.parameter_server"
+
+
+def run_with_parameter_servers(launch: Launch, run: Callable[[Launch], None]) -> None:
+    """A parameter server and the script on every host; the first host is the master.
+
+    The other hosts keep their servers until the master's port has closed, since it may still need their variables.
+    """
+    environment = launch.environment
+    cluster = parameter_server_cluster(environment)
+    server = _start_server(launch, cluster)
+    try:
+        run(launch.with_variables({"TF_CONFIG": tf_config(cluster, *_task(environment))}))
+        if environment.current_host != environment.distribution_hosts[0]:
+            _wait_for_master(cluster["master"][0])
+    finally:
+        if server.poll() is not None:
+            log.error("The parameter server of this host had ended early, with exit code {}".format(server.returncode))
+        server.kill()
+        server.wait()
+
+
+def run_mirrored(launch: Launch, run: Callable[[Launch], None]) -> None:
+    """The script on every host as a worker of MultiWorkerMirroredStrategy."""
+    hosts = launch.environment.distribution_hosts
+    cluster = {"worker": [_address(launch.environment, host, _MIRRORED_PORT) for host in hosts]}
+    index = hosts.index(launch.environment.current_host)
+    run(launch.with_variables({"TF_CONFIG": tf_config(cluster, "worker", index)}))
+
+
+def parameter_server_cluster(environment: TrainingEnvironment) -> dict[str, list[str]]:
+    """Job names to addresses: one `master`, a `ps` on every host, a `worker` on every host but the first."""
+    hosts = environment.distribution_hosts
+    cluster = {
+        "master": [_address(environment, hosts[0], _TASK_PORT)],
+        "ps": [_address(environment, host, _SERVER_PORT) for host in hosts],
+    }
+    if len(hosts) > 1:
+        cluster["worker"] = [_address(environment, host, _TASK_PORT) for host in hosts[1:]]
+    return cluster
+
+
+def tf_config(cluster: dict[str, list[str]], task: str, index: int) -> str:
+    """The value of TF_CONFIG for one task."""
+    return json.dumps({"cluster": cluster, "environment": "cloud", "task": {"index": index, "type": task}})
+
+
+def _task(environment: TrainingEnvironment) -> tuple[str, int]:
+    index = environment.distribution_hosts.index(environment.current_host)
+    return ("master", 0) if index == 0 else ("worker", index - 1)
+
+
+def _address(environment: TrainingEnvironment, host: str, port: int) -> str:
+    return "{}:{}".format(host, port_of(environment, host, port))
+
+
+def _start_server(launch: Launch, cluster: dict[str, list[str]]) -> subprocess.Popen[bytes]:
+    index = launch.environment.distribution_hosts.index(launch.environment.current_host)
+    log.info("Starting a parameter server at {}".format(cluster["ps"][index]))
+    command = [sys.executable, "-m", _SERVER, tf_config(cluster, "ps", index)]
+    return subprocess.Popen(command, cwd=launch.folder, env=dict(launch.variables))
+
+
+def _wait_for_master(address: str) -> None:
+    """Return once nobody listens at the master's address."""
+    host, _, port = address.rpartition(":")
+    log.info("Waiting for the master at {} to end".format(address))
+    while not process.is_stopping():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError:
+            return
+        time.sleep(_POLL_SECONDS)

@@ -67,11 +67,26 @@ class Platform:
         except OSError:
             return False
 
+    @property
+    def server_processes(self) -> dict[str, int]:
+        """The front and the API process, by name."""
+        return json.loads((self.home / "server.json").read_text())["processes"]
+
     def kill(self) -> None:
-        """kill -9 of the server, and of nothing else."""
+        """kill -9 of the whole server, and of nothing else."""
         assert self._process
+        processes = [psutil.Process(pid) for pid in self.server_processes.values() if psutil.pid_exists(pid)]
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        _, left = psutil.wait_procs(processes, timeout=10)
+        assert not left, "the front and the API process end with their parent"
+
+    def kill_process(self, name: str) -> None:
+        """kill -9 of the front or of the API process."""
+        eventually(lambda: psutil.pid_exists(self.server_processes.get(name, -1)), f"the {name} process runs")
+        process = psutil.Process(self.server_processes[name])
+        process.kill()
+        psutil.wait_procs([process], timeout=10)
 
     def stop(self) -> None:
         assert self._process

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import signal
 import tarfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 if TYPE_CHECKING:
     from conftest import Platform
@@ -35,6 +40,8 @@ def transform_fn(model, data, content_type, accept):
     asked = json.loads(data)
     if asked == "exit":
         os._exit(7)
+    if asked == "raise":
+        raise KeyError("a column that is not there")
     time.sleep(asked.get("seconds", 0))
     return json.dumps({{"version": model}}), "application/json"
 """
@@ -129,6 +136,56 @@ class Endpoints:
         self.eventually(lambda: answers().count(version) >= before + count, f"{count} more answers of {version}")
 
 
+class Flood:
+    """Invocations over many connections, each asking again as soon as it is answered; nothing is tried twice."""
+
+    def __init__(self, platform: Platform, endpoint: str, connections: int) -> None:
+        keys = json.loads((platform.home / "credentials.json").read_text())
+        url = f"{platform.url}/endpoints/{endpoint}/invocations"
+        signed = AWSRequest("POST", url, data=b"{}", headers={"Content-Type": "application/json"})
+        SigV4Auth(Credentials(keys["access_key"], keys["secret_key"]), "sagemaker", "us-east-1").add_auth(signed)
+        headers = {**signed.headers, "Host": url.split("/")[2], "Content-Length": "2"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._request = f"POST /endpoints/{endpoint}/invocations HTTP/1.1\r\n{lines}\r\n{{}}".encode()
+        self._port, self._connections = platform.port, connections
+        self._stop = threading.Event()
+        self.versions: Counter[str] = Counter()
+        self.others: list[str] = []
+
+    @property
+    def answered(self) -> int:
+        return self.versions.total()
+
+    def __enter__(self) -> Flood:
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    async def _run(self) -> None:
+        await asyncio.gather(*(self._client() for _ in range(self._connections)))
+
+    async def _client(self) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        while not self._stop.is_set():
+            try:
+                writer.write(self._request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length:")[2].partition(b"\r")[0])
+                body = await reader.readexactly(length)
+            except (OSError, EOFError) as error:
+                self.others.append(repr(error))
+                return
+            if head.startswith(b"HTTP/1.1 200"):
+                self.versions[json.loads(body)["version"]] += 1
+            else:
+                self.others.append((head + body).decode())
+        writer.close()
+
+
 @pytest.fixture
 def endpoints(platform: Platform, wait_until: Wait) -> Iterator[Endpoints]:
     endpoints = Endpoints(platform, wait_until)
@@ -150,18 +207,25 @@ def _is_server(process: psutil.Process) -> bool:
     return any(word.endswith("/serve") for word in command[:3]) and "bwrap" not in command[0]
 
 
-def test_updates_under_load_lose_no_request(endpoints: Endpoints) -> None:
-    endpoints.deploy("updated")
-    with endpoints.load("updated") as answers:
-        endpoints.more(answers, 20, "first")
-        for version in ("second", "third", "fourth"):
-            endpoints.configure(version, ANSWERING.format(version=version))
-            endpoints.sagemaker.update_endpoint(EndpointName="updated", EndpointConfigName=version)
-            assert endpoints.settled("updated")["EndpointConfigName"] == version
-            endpoints.more(answers, 20, version)
-        time.sleep(3)  # the old instances have drained and are stopped by now
-        endpoints.more(answers, 20, "fourth")
-    assert set(answers()) == {"first", "second", "third", "fourth"}
+def test_ten_thousand_requests_at_64_connections_during_three_updates_lose_none(endpoints: Endpoints) -> None:
+    endpoints.deploy("busy")
+    versions = ("second", "third", "fourth")
+    for version in versions:
+        endpoints.configure(version, ANSWERING.format(version=version))
+    old = set(endpoints.platform.processes_of_endpoint("busy"))
+    began = time.monotonic()
+    with Flood(endpoints.platform, "busy", connections=64) as flood:
+        for number, version in enumerate(versions, start=1):
+            endpoints.eventually(lambda bar=1500 * number: flood.answered >= bar, f"enough before {version}")
+            endpoints.sagemaker.update_endpoint(EndpointName="busy", EndpointConfigName=version)
+            assert endpoints.settled("busy")["EndpointConfigName"] == version
+        endpoints.eventually(
+            lambda: old.isdisjoint(endpoints.platform.processes_of_endpoint("busy")), "the old instance has drained"
+        )
+        endpoints.eventually(lambda: flood.answered >= 10_000, "10,000 answers")
+    print(f"{flood.answered} answers in {time.monotonic() - began:.1f} s")
+    assert not flood.others, flood.others[:3]
+    assert all(flood.versions[version] > 0 for version in ("first", *versions)), flood.versions
 
 
 def test_an_update_to_a_model_that_does_not_load_is_rolled_back_and_says_why(endpoints: Endpoints) -> None:
@@ -204,6 +268,31 @@ def test_a_model_server_that_is_killed_under_load_is_started_again(endpoints: En
     assert len(lost) <= 4, f"more than what was in flight: {lost}"
 
 
+def test_killing_the_api_process_is_not_felt_by_invocations(endpoints: Endpoints) -> None:
+    endpoints.deploy("unmoved")
+    with endpoints.load("unmoved") as answers:
+        endpoints.more(answers, 20, "first")
+        for _ in range(2):
+            endpoints.platform.kill_process("api")
+            endpoints.more(answers, 30, "first")
+        assert endpoints.sagemaker.describe_endpoint(EndpointName="unmoved")["EndpointStatus"] == "InService"
+        endpoints.more(answers, 20, "first")
+    assert set(answers()) == {"first"}
+
+
+def test_a_killed_router_is_back_and_has_lost_no_more_than_was_in_flight(endpoints: Endpoints) -> None:
+    endpoints.deploy("rerouted")
+    with endpoints.load("rerouted", clients=4) as answers:
+        endpoints.more(answers, 20, "first")
+        endpoints.platform.kill_process("front")
+        began = time.monotonic()
+        assert endpoints.invoke("rerouted") == {"version": "first"}
+        print(f"the router answers again after {time.monotonic() - began:.2f} s")
+        endpoints.more(answers, 40, "first")
+    lost = [answer for answer in answers() if answer != "first"]
+    assert len(lost) <= 4, f"more than what was in flight: {lost}"
+
+
 def test_an_instance_whose_supervisor_is_killed_is_replaced(endpoints: Endpoints) -> None:
     endpoints.deploy("replaced")
     before = endpoints.platform.processes_of_endpoint("replaced")
@@ -214,6 +303,27 @@ def test_an_instance_whose_supervisor_is_killed_is_replaced(endpoints: Endpoints
         "all of the old instance is gone",
     )
     endpoints.eventually(lambda: _answers(endpoints, "replaced"), "the new instance answers")
+
+
+def test_a_handler_that_raises_or_exits_fails_its_own_request_alone(endpoints: Endpoints) -> None:
+    endpoints.deploy("faulty", count=2)
+    runtime = endpoints.platform.client("sagemaker-runtime", attempts=1)
+
+    def refusal(asked: str) -> dict[str, Any]:
+        with pytest.raises(runtime.exceptions.ModelError) as caught:
+            runtime.invoke_endpoint(EndpointName="faulty", Body=json.dumps(asked), ContentType="application/json")
+        return caught.value.response
+
+    with endpoints.load("faulty", clients=2) as answers:
+        endpoints.more(answers, 5, "first")
+        raised = refusal("raise")
+        assert (raised["OriginalStatusCode"], raised["ResponseMetadata"]["HTTPStatusCode"]) == (500, 424)
+        assert "a column that is not there" in raised["OriginalMessage"]
+        exited = refusal("exit")
+        assert exited["ResponseMetadata"]["HTTPStatusCode"] == 424
+        endpoints.more(answers, 20, "first")
+    lost = [answer for answer in answers() if answer != "first"]
+    assert len(lost) <= 2, f"more than what was in flight: {lost}"
 
 
 def _answers(endpoints: Endpoints, name: str) -> bool:

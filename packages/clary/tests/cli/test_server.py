@@ -27,6 +27,8 @@ def test_up_down_and_status_agree_about_the_server(clary: Clary, empty_home: Pat
         assert json.loads(reply.read())["status"] == "ready"
     status = json.loads(clary("status", "--json").stdout)
     assert (status["running"], status["url"], status["jobs"]["running"]) == (True, url, 0)
+    assert set(status["processes"]) == {"front", "api"}
+    assert status["memory_mib"] > 50
 
     again = clary("up", "--detach")
     assert again.returncode == 1
@@ -74,6 +76,27 @@ def test_a_server_in_the_foreground_ends_with_its_terminal(
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_ctrl_c_ends_a_server_in_the_foreground_in_order(
+    empty_home: Path, port: int, plain_environment: Callable[..., dict[str, str]]
+) -> None:
+    environment = plain_environment(empty_home, CLARY_PORT=str(port))
+    command = [sys.executable, "-m", "clary.cli", "up"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    told = ""
+    while "Ctrl-C" not in told:
+        line = process.stderr.readline()
+        assert line, told
+        told += line
+    record = json.loads((empty_home / "server.json").read_text())
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to every process at once
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 0
+    assert "Clary has ended; jobs go on" in told
+    assert "Traceback" not in told
+    assert not any(Path(f"/proc/{pid}").exists() for pid in (record["pid"], *record["processes"].values()))
 
 
 def test_two_runs_at_once_start_one_server(

@@ -10,7 +10,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from clary.front import app
+from clary.front import app, asgi
 from clary.front.credentials import CredentialStore
 from clary.front.reports import Reports
 from clary.host.spec import HostOrders
@@ -138,7 +138,7 @@ def test_a_body_that_grows_too_large_is_refused(application, monkeypatch):
 
 
 def test_a_body_that_does_not_come_is_given_up(application, monkeypatch):
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(asgi, "BODY_SECONDS", 0.05)
     status, body = application.ask("POST", "/", headers=JSON, service="sagemaker", pieces=[b"x", b"y"])
     assert (status, json.loads(body)["__type"]) == (408, "RequestTimeout")
 

@@ -26,6 +26,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             os._exit(7)
         if body == b"hang":
             hanging.set()
+        if body == b"leak":
+            while True:
+                kept.append(b"x" * (1 << 20))
+                time.sleep(0.002)
         if body == b"slow":
             busy.set()
             time.sleep(1)
@@ -61,7 +65,7 @@ def end(*_):
     os._exit(0)
 
 
-hanging, busy = threading.Event(), threading.Event()
+hanging, busy, kept = threading.Event(), threading.Event(), []
 if os.environ.get("FAILS_TO_LOAD"):
     print("loading", flush=True)
     raise RuntimeError("this is no SavedModel")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import os
@@ -185,6 +186,16 @@ def test_a_server_that_was_killed_or_hangs_is_started_again(make_replica: Callab
         "The primary container for production variant AllTraffic ended again and again. "
         "The server exited with code 137 (SIGKILL)."
     )
+
+
+def test_a_server_that_leaks_is_ended_at_its_limit_and_started_again(make_replica: Callable[..., Replica]) -> None:
+    replica = make_replica(limits=Limits(cpus=2, memory_bytes=192 * 2**20, max_runtime_seconds=1))
+    replica.wait_until_ready()
+    with contextlib.suppress(http.client.HTTPException, OSError):
+        replica.ask(b"leak")
+    replica.wait_until_ready(2)
+    assert replica.ask(b"again") == b"digits again"
+    assert any("more memory than the instance has" in message for _, message in replica.messages)
 
 
 def test_a_model_that_fails_to_load_ends_the_replica_with_its_traceback(make_replica: Callable[..., Replica]) -> None:

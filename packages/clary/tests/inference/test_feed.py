@@ -1,17 +1,15 @@
-"""The router follows the record, and goes on without it; what it measured reaches CloudWatch's tables."""
+"""The router follows the record, and goes on without it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clary.inference import feed
-from clary.inference.measurements import NAMESPACE, Measurements
-from clary.state import changes, metrics
 from clary.state.database import Database, now
 from clary.state.endpoints import Endpoint, EndpointReplica
 from clary.state.migrate import upgrade
@@ -23,6 +21,7 @@ class Router:
 
     def __init__(self) -> None:
         self.tables: list[RoutingTable] = []
+        self.refresh: Callable[[], Awaitable[object]] | None = None
 
     def apply(self, table: RoutingTable) -> None:
         self.tables.append(table)
@@ -89,16 +88,15 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_the_router_follows_the_record_and_goes_on_without_it(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "POLL_SECONDS", 30)  # only announcements count
+    monkeypatch.setattr(feed, "POLL_SECONDS", 0.01)
     router, stop = Router(), asyncio.Event()
     add_endpoint(database, "first")
-    feeding = asyncio.create_task(feed.run(database, router, Measurements(), stop))  # type: ignore[arg-type]
+    feeding = asyncio.create_task(feed.run(database, router, stop))  # type: ignore[arg-type]
     await until(lambda: router.names == {"first"})
     (variant,) = router.tables[-1].endpoints["first"].variants
     assert [replica.address for replica in variant.replicas] == ["/first.sock"]
 
     add_endpoint(database, "second")
-    changes.announce(database, "endpoint", "second")
     await until(lambda: router.names == {"first", "second"})
 
     asked: list[Database] = []
@@ -109,34 +107,22 @@ async def test_the_router_follows_the_record_and_goes_on_without_it(
 
     monkeypatch.setattr(feed, "routing_version", away)
     told = len(router.tables)
-    changes.announce(database, "endpoint", "second")
     await until(lambda: bool(asked))
     assert len(router.tables) == told
     stop.set()
     await feeding
 
 
-async def test_what_was_measured_is_recorded_at_the_latest_when_the_server_ends(database: Database) -> None:
-    measurements, stop = Measurements(), asyncio.Event()
-    feeding = asyncio.create_task(feed.run(database, Router(), measurements, stop))  # type: ignore[arg-type]
-    for microseconds in range(1000, 2000):
-        measurements.count("e", "v", 200, microseconds / 1e6, microseconds / 1e6 + 0.0005, 1)
-    measurements.count("e", "v", 400, 0.001, 0.0015, 1)
+async def test_a_change_that_somebody_was_told_of_is_routed_without_waiting(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "POLL_SECONDS", 30)
+    router, stop = Router(), asyncio.Event()
+    feeding = asyncio.create_task(feed.run(database, router, stop))  # type: ignore[arg-type]
+    await until(lambda: bool(router.tables))
+    add_endpoint(database, "new")
+    assert router.refresh is not None
+    await router.refresh()
+    assert router.names == {"new"}
     stop.set()
     await feeding
-    dimensions = (("EndpointName", "e"), ("VariantName", "v"))
-    with database.reading() as session:
-
-        def statistic(name: str) -> metrics.Statistic:
-            series = metrics.find_series(session, NAMESPACE, name, dimensions)
-            (found,) = metrics.statistics(session, series, start_ms=0, end_ms=1 << 50, period_ms=1 << 50)
-            return found
-
-        assert statistic("Invocations").total == 1001
-        assert statistic("Invocation4XXErrors").total == 1
-        assert statistic("Invocation4XXErrors").sample_count == 1001
-        latency = statistic("ModelLatency")
-        assert (latency.minimum, latency.maximum, latency.sample_count) == (1000.0, 2000.0, 1001)
-        assert latency.total / latency.sample_count == pytest.approx(1499, rel=0.01)
-        assert statistic("OverheadLatency").minimum == pytest.approx(500, rel=0.01)
-        assert latency.unit == "Microseconds"

@@ -16,7 +16,7 @@ from botocore.credentials import Credentials
 
 from clary.front.app import Front
 from clary.front.credentials import CredentialStore
-from clary.server import load_handlers
+from clary.server.api import load_handlers
 from clary.services import registry
 from clary.settings import Settings
 from clary.state.database import Database

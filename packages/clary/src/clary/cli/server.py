@@ -134,6 +134,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
         from clary.cli import jobs
 
         report.update(url=server.url, pid=server.pid, started=server.started, **server.health)
+        report["processes"] = dict(server.processes)
         report["memory_mib"] = _memory_of(server.pid)
         try:
             report["jobs"] = jobs.summary(server)
@@ -176,6 +177,7 @@ def _print_status(report: dict[str, Any]) -> None:
     if report["running"]:
         rows.append(("server", f"{report['url']} (process {report['pid']}, since {_local_time(report['started'])})"))
         rows.append(("health", f"{report.get('status', '?')}, version {report.get('version', '?')}"))
+        rows.append(("processes", _flat(report["processes"])))
         rows.append(("store", _flat(report.get("store", "?"))))
         rows.append(("memory", f"{report['memory_mib']} MiB, server and store"))
         if "jobs" in report:
@@ -200,13 +202,13 @@ def _local_time(moment: str) -> str:
 
 
 def _memory_of(pid: int) -> int:
-    """Resident memory of a process and its children, in MiB."""
+    """Memory of a process and its children, in MiB; what they share is counted once."""
     import psutil
 
     try:
         server = psutil.Process(pid)
         processes = [server, *server.children(recursive=True)]
-        return round(sum(process.memory_info().rss for process in processes) / 2**20)
+        return round(sum(process.memory_full_info().pss for process in processes) / 2**20)
     except psutil.Error:
         return 0
 

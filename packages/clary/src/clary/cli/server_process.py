@@ -26,13 +26,14 @@ STOP_TIMEOUT = 45.0
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that answers."""
+    """A server that answers. `pid` is its parent process, `processes` are those that it watches, by name."""
 
     home: Path
     url: str
     pid: int
     started: str
     health: Mapping[str, Any]
+    processes: Mapping[str, int]
 
 
 def find(home: Path) -> RunningServer | None:
@@ -40,12 +41,15 @@ def find(home: Path) -> RunningServer | None:
     try:
         record = json.loads((home / "server.json").read_text())
         url, pid = str(record["url"]), int(record["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
+        processes = {str(name): int(number) for name, number in record.get("processes", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if not is_alive(pid):
         return None
     health = health_of(url)
-    return RunningServer(home, url, pid, str(record.get("started", "")), health) if health is not None else None
+    if health is None:
+        return None
+    return RunningServer(home, url, pid, str(record.get("started", "")), health, processes)
 
 
 def require(home: Path) -> RunningServer:

@@ -1,4 +1,5 @@
-"""The public port: authenticates each request once (SigV4), streams S3 to the store, passes API operations to `wire`.
+"""The public port: authenticates each request once (SigV4), streams S3 to the store, passes API operations on.
 
-Calls `wire` and `storage`; the handlers come in as a table.
+The front's own process and the API process are put together of it in `server`. Calls `wire`, `storage` and
+`inference`; what answers comes in as callables.
 """

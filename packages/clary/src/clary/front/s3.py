@@ -38,7 +38,8 @@ class S3Proxy:
     """An ASGI application for S3 requests that carry their `Authentication` in the scope.
 
     Args:
-        access: how to reach the store; a function is asked anew for each request, as the store's port may change.
+        access: how to reach the store; a function is asked anew for each request, as the store's port may change,
+            and raises Unreachable while there is none.
         settings: for region and account.
         embedded: whether the store is Clary's own, for which aws:kms is done here.
         owner_of: of some names, those of recorded training jobs.
@@ -135,18 +136,10 @@ class S3Proxy:
             request = S3Request("HEAD", request.path, request.bucket, "", {}, {})
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
-            access = self._access()
-            client = self._client(access.endpoint)
-            forwarded = request.forwarded_headers()
-            headers = {"host": client.host, **forwarded, **body_headers}
-            if "x-amz-trailer" in headers and not self._embedded:  # the embedded one would keep it as the object's own
-                encodings = ["aws-chunked", *filter(None, [forwarded.get("content-encoding")])]
-                headers["content-encoding"] = ",".join(encodings)
-            payload = "STREAMING-UNSIGNED-PAYLOAD-TRAILER" if "x-amz-trailer" in headers else signing.UNSIGNED_PAYLOAD
-            path, _, query = request.target.partition("?")
-            signing.sign(access, request.method, path, query, headers, payload)
-            pairs: Headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
             try:
+                access = self._access()
+                client = self._client(access.endpoint)
+                pairs = self._signed(access, client.host, request, body_headers)
                 return await client.send(request.method, request.target, pairs, body)
             except Unreachable as error:
                 begun = error.sent and not isinstance(body, bytes)
@@ -155,6 +148,17 @@ class S3Proxy:
                         "SlowDown", "The object store is being restarted; please repeat the request.", 503
                     ) from None
                 await asyncio.sleep(0.1)
+
+    def _signed(self, access: StoreAccess, host: str, request: S3Request, body_headers: dict[str, str]) -> Headers:
+        forwarded = request.forwarded_headers()
+        headers = {"host": host, **forwarded, **body_headers}
+        if "x-amz-trailer" in headers and not self._embedded:  # the embedded one would keep it as the object's own
+            encodings = ["aws-chunked", *filter(None, [forwarded.get("content-encoding")])]
+            headers["content-encoding"] = ",".join(encodings)
+        payload = "STREAMING-UNSIGNED-PAYLOAD-TRAILER" if "x-amz-trailer" in headers else signing.UNSIGNED_PAYLOAD
+        path, _, query = request.target.partition("?")
+        signing.sign(access, request.method, path, query, headers, payload)
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
     async def _relay(self, request: S3Request, response: Response, receive: Receive, send: Send) -> None:
         headers = [pair for pair in response.headers if pair[0] not in _HOP_BY_HOP]

@@ -15,17 +15,25 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
-from clary.storage.client import ObjectStore, parse_s3_uri
+from clary.storage.client import parse_s3_uri
 from clary.storage.errors import StoreError
 
 WRITE_SECONDS = 5.0
 MAX_WAITING_BYTES = 64 << 20  # more than this is not kept while the store is away
 
 _log = logging.getLogger(__name__)
+
+
+class Objects(Protocol):
+    """Where lines are written; `storage.known.KnownStore` is one."""
+
+    async def write(self, bucket: str, key: str, content: bytes) -> object:
+        """Write an object; raises StoreError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class Capture:
         folder = f"{invoked.endpoint}/{invoked.variant}/{now:%Y/%m/%d/%H}"
         self._lines.setdefault((config["DestinationS3Uri"], folder), []).append(line)
 
-    async def run(self, store: ObjectStore, stop: asyncio.Event) -> None:
+    async def run(self, store: Objects, stop: asyncio.Event) -> None:
         """Write every few seconds until `stop`, and what is left then."""
         while not stop.is_set():
             with suppress(TimeoutError):
@@ -76,7 +84,7 @@ class Capture:
                     await stop.wait()
             await self.write(store)
 
-    async def write(self, store: ObjectStore) -> None:
+    async def write(self, store: Objects) -> None:
         """Bring all lines to the store; those that it does not take are kept for the next time."""
         if self._lost:
             _log.warning("%d captured invocations were dropped: the store did not take them in time", self._lost)
@@ -92,7 +100,7 @@ class Capture:
                 self._bytes -= sum(map(len, lines))
 
 
-async def _write(store: ObjectStore, destination: str, folder: str, lines: Sequence[bytes]) -> None:
+async def _write(store: Objects, destination: str, folder: str, lines: Sequence[bytes]) -> None:
     bucket, prefix = parse_s3_uri(destination)
     name = f"{dt.datetime.now(dt.UTC):%M-%S-%f}-{uuid.uuid4()}.jsonl"
     await store.write(bucket, "/".join(part for part in (prefix.strip("/"), folder, name) if part), b"".join(lines))

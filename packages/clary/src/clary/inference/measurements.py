@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-NAMESPACE = "AWS/SageMaker"
-
 
 @dataclass(frozen=True)
 class Reading:

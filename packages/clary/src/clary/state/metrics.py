@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,21 @@ from clary.state.database import Base, Name, table_of
 from clary.state.logs import BigKey
 
 TRAINING_NAMESPACE = "/aws/sagemaker/TrainingJobs"
-ENDPOINT_NAMESPACE = "/aws/sagemaker/Endpoints"  # how full instances are; the invocations' is AWS/SageMaker
+ENDPOINT_NAMESPACE = "/aws/sagemaker/Endpoints"  # how full instances are
+INVOCATION_NAMESPACE = "AWS/SageMaker"  # invocations, and the models of multi-model endpoints
 
 Dimensions = tuple[tuple[str, str], ...]  # (name, value), sorted
 
 # Numbers points in the order of their recording: two may share a series and a millisecond.
 _ordinals = itertools.count(time.time_ns())
+
+
+def _number_anew() -> None:
+    global _ordinals
+    _ordinals = itertools.count(time.time_ns())
+
+
+os.register_at_fork(after_in_child=_number_anew)  # or a process's successor would give the same numbers again
 
 
 class MetricSeries(Base):

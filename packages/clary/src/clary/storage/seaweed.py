@@ -55,6 +55,17 @@ def open_store(settings: Settings) -> Store:
     return ExternalStore(settings) if settings.s3_endpoint else EmbeddedStore(settings)
 
 
+def begin(settings: Settings) -> subprocess.Popen[bytes] | None:
+    """Start the embedded store's process, unless there is one, for an `EmbeddedStore` that goes on with it later.
+
+    Another process may be the one that does: the store needs half a second, in which the rest can get ready.
+
+    Raises:
+        StoreFailed: it cannot be started.
+    """
+    return None if settings.s3_endpoint else EmbeddedStore(settings).begin()
+
+
 class ExternalStore:
     """Any S3 by its URL."""
 
@@ -125,6 +136,13 @@ class EmbeddedStore:
         process = self._process.alive() if self._process else None
         return process.memory_info().rss if process else None
 
+    def begin(self) -> subprocess.Popen[bytes] | None:
+        """Start the process, unless there is one, and do not wait for it."""
+        seaweed_config.prepare(self._files)
+        if self._orphan() is None:
+            self._spawn()
+        return self._child
+
     async def start(self) -> None:
         """Start the store, or go on with the one that a killed server left, and return when it answers.
 
@@ -136,7 +154,8 @@ class EmbeddedStore:
         if self._process is not None:
             self._access = seaweed_config.access(self._files, self._keys, self._region)
             try:
-                await self._until_ready(10)
+                young = time.time() - self._process.started < _READY_SECONDS
+                await self._until_ready(_READY_SECONDS if young else 10)
                 _log.info("object store: going on with process %s", self._process.pid)
             except StoreFailed:
                 await self._end()

@@ -2,84 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
-from pathlib import Path
 
-import boto3
 import psutil
 import pytest
-from botocore.client import Config
 from botocore.exceptions import ClientError
 
-READY_SECONDS = 30
 BUCKET = "sagemaker-us-east-1-000000000000"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@dataclass
-class Server:
-    home: Path
-    port: int
-    process: subprocess.Popen[bytes]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def client(self, service, **options):
-        keys = json.loads((self.home / "credentials.json").read_text())
-        arguments = {
-            "endpoint_url": self.url,
-            "region_name": "us-east-1",
-            "aws_access_key_id": keys["access_key"],
-            "aws_secret_access_key": keys["secret_key"],
-            "config": Config(retries={"total_max_attempts": 1}),
-        }
-        return boto3.client(service, **{**arguments, **options})
-
-
-def launch(home: Path, port: int) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "CLARY_HOME": str(home), "CLARY_PORT": str(port)}
-    return subprocess.Popen([sys.executable, "-m", "clary.server"], env=environment, stderr=subprocess.PIPE)
-
-
-def start(home: Path, port: int) -> Server:
-    process = launch(home, port)
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads((home / "server.json").read_text())["pid"] == process.pid:
-                return Server(home, port, process)
-        time.sleep(0.02)
-    process.kill()
-    raise AssertionError((home / "server.log").read_text() if (home / "server.log").exists() else "no log")
-
-
-def stop(server: Server) -> None:
-    server.process.send_signal(signal.SIGTERM)
-    server.process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    running = start(tmp_path_factory.mktemp("home"), free_port())
-    yield running
-    stop(running)
 
 
 def refusal(call) -> dict:
@@ -170,14 +102,14 @@ def test_garbage_is_no_request(server):
         assert connection.recv(100).startswith(b"HTTP/1.1 400")
 
 
-def test_a_home_has_one_server(server):
+def test_a_home_has_one_server(server, launch, free_port):
     second = launch(server.home, free_port())
     _, told = second.communicate(timeout=30)
     assert second.returncode == 1
     assert b"another Clary runs with the home folder" in told
 
 
-def test_a_taken_port_is_told(server, tmp_path):
+def test_a_taken_port_is_told(server, launch, tmp_path):
     second = launch(tmp_path / "home", server.port)
     _, told = second.communicate(timeout=30)
     assert second.returncode == 1
@@ -185,17 +117,14 @@ def test_a_taken_port_is_told(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_server_ends_in_order_and_comes_back(tmp_path):
-    first = start(tmp_path, free_port())
+def test_the_server_ends_in_order_and_comes_back(start, tmp_path):
+    first = start(tmp_path)
     first.client("s3").put_object(Bucket=BUCKET, Key="kept", Body=b"kept")
     first.client("cloudwatch").put_metric_data(Namespace="n", MetricData=[{"MetricName": "kept", "Value": 1}])
-    stop(first)
+    first.stop()
     assert first.process.returncode == 0, first.process.stderr.read()
     assert not (tmp_path / "server.json").exists()
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or ())]
     again = start(tmp_path, first.port)
-    try:
-        assert again.client("s3").get_object(Bucket=BUCKET, Key="kept")["Body"].read() == b"kept"
-        assert len(again.client("cloudwatch").list_metrics(Namespace="n")["Metrics"]) == 1
-    finally:
-        stop(again)
+    assert again.client("s3").get_object(Bucket=BUCKET, Key="kept")["Body"].read() == b"kept"
+    assert len(again.client("cloudwatch").list_metrics(Namespace="n")["Metrics"]) == 1

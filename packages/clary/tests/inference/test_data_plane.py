@@ -109,9 +109,9 @@ def test_a_container_that_does_not_answer_is_a_model_error(client: Any, word: st
     assert "closed the connection" in response["OriginalMessage"]
 
 
-def test_a_container_that_takes_too_long_is_a_model_error(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clary.inference.router.INVOCATION_SECONDS", 0.2)
-    response = refused(client, Body="slow 5")
+def test_a_container_that_takes_too_long_is_a_model_error(plane: Any, client: Any, replica: Any, variant: Any) -> None:
+    plane.route("hasty", variant(replica, answer_seconds=0.2))
+    response = refused(client, EndpointName="hasty", Body="slow 5")
     assert response["Error"]["Code"] == "ModelError"
     assert response["OriginalMessage"].startswith("Your invocation timed out while waiting for a response")
 

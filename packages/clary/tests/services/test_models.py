@@ -124,7 +124,8 @@ def test_what_names_something_missing_is_refused(sagemaker: Any) -> None:
         ({"ModelDataUrl": "s3://nowhere/model.tar.gz"}, "Could not access model data at s3://nowhere/model.tar.gz"),
         ({"ModelDataUrl": "s3://models/model.zip"}, r"must name a \.tar\.gz archive.*Received: s3://models/model.zip"),
         ({"Image": "nobody/has-this:1"}, "Cannot find repository: nobody/has-this"),
-        ({"Mode": "MultiModel"}, "multi-model endpoints yet"),
+        ({"Mode": "MultiModel", "ModelDataUrl": "s3://nowhere/models/"}, "Could not access model data"),
+        ({"MultiModelConfig": {"ModelCacheSetting": "Disabled"}}, "MultiModelConfig applies to"),
         ({"ModelPackageName": "package"}, "model packages"),
     ],
 )

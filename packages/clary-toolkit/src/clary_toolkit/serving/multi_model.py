@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _PATH = re.compile(r"/models(?:/([^/]+)(/invoke)?)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_MACHINE_FULL = 0.97
 _FULL = 0.7  # of the memory: from there on the platform is asked to unload something first
 
 
@@ -187,10 +188,31 @@ class MultiModel:
 
 
 def used_memory() -> float:
-    """Which part of the memory that this process may have is in use: of its control group, else of the machine."""
+    """Which part of the memory that this process may have is in use.
+
+    The platform names its share; without one it is its control group's, else the machine's. A machine that has next to
+    nothing left is full whatever the share.
+    """
+    share = int(os.environ.get("CLARY_MEMORY_BYTES") or 0)
+    machine = _used_of_machine()
+    if share:
+        return max(_resident() / share, machine if machine > _MACHINE_FULL else 0.0)
     limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
     if limit and used:
         return used / limit
+    return machine
+
+
+def _resident() -> int:
+    """The memory of this process, in bytes."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _used_of_machine() -> float:
     values: dict[str, int] = {}
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -317,7 +317,7 @@ class StreamedAnswer:
     """An answer that is passed on as it comes. `pieces` is to be read to its end, or `close` called."""
 
     def __init__(self, exchange: Exchange, connection: Connection, piece_seconds: float) -> None:
-        self.status, self.header = exchange.status, exchange.header
+        self.status, self.header, self.headers = exchange.status, exchange.header, exchange.headers
         self._exchange, self._connection, self._piece_seconds = exchange, connection, piece_seconds
 
     async def pieces(self) -> AsyncIterator[bytes]:

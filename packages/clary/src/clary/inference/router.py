@@ -18,10 +18,10 @@ import orjson
 from clary.inference import connection, errors
 from clary.inference.connection import Broken, Exchange, Pool, StreamedAnswer, TooLarge, TooSlow, Unreachable
 from clary.inference.measurements import Measurements
+from clary.inference.model_placement import Placement
 from clary.state.routing import RoutedEndpoint, RoutedReplica, RoutedVariant, RoutingTable
 from clary.wire.errors import AwsError
 
-INVOCATION_SECONDS = 60.0
 MAX_RESPONSE = 6_291_456
 MAX_OUTSTANDING = 1024  # on one replica
 HOLD_SECONDS = 30.0  # a request waits so long for a replica that is being started again
@@ -46,7 +46,7 @@ class Invocation:
     body: bytes
     received: float
     account_id: str
-    multi_model: bool = False  # it names a model
+    target_model: str | None = None
     container_hostname: str | None = None
 
 
@@ -68,7 +68,7 @@ class Stream:
 
 
 class _Replica:
-    __slots__ = ("log_stream", "outstanding", "pool", "shunned_until")
+    __slots__ = ("__weakref__", "log_stream", "outstanding", "pool", "shunned_until")
 
     def __init__(self, routed: RoutedReplica) -> None:
         self.log_stream = routed.log_stream
@@ -78,13 +78,18 @@ class _Replica:
 
 
 class _Variant:
-    __slots__ = ("replicas", "routed")
+    __slots__ = ("placement", "replicas", "routed")
 
-    def __init__(self, routed: RoutedVariant, replicas: list[_Replica]) -> None:
-        self.routed, self.replicas = routed, replicas
+    def __init__(self, routed: RoutedVariant, replicas: list[_Replica], placement: Placement) -> None:
+        self.routed, self.replicas, self.placement = routed, replicas, placement
 
-    def pick(self, tried: set[_Replica]) -> _Replica | None:
-        """The replica with the least outstanding requests; of equals any. None when all were tried."""
+    def pick(self, tried: set[_Replica], model: str | None = None) -> _Replica | None:
+        """The replica with the least outstanding requests; of equals any. None when all were tried.
+
+        Of a multi-model endpoint: one that has the model loaded, unless those are busy and another is not.
+        """
+        if model is not None and len(self.replicas) > 1:
+            return self.placement.pick(model, [each for each in self.replicas if each not in tried])
         now = time.perf_counter()
         best: _Replica | None = None
         best_load = (False, 0)
@@ -128,6 +133,7 @@ class Router:
         self._measurements = measurements
         self._endpoints: dict[str, _Endpoint] = {}
         self._replicas: dict[tuple[str, str], _Replica] = {}
+        self._placements: dict[tuple[str, str], Placement] = {}
         self._held = 0
         self._shadowing: set[asyncio.Task[None]] = set()
 
@@ -140,11 +146,19 @@ class Router:
             self._replicas[key] = before.get(key) or _Replica(routed)
             return self._replicas[key]
 
-        def variants(routed: tuple[RoutedVariant, ...]) -> list[_Variant]:
-            return [_Variant(variant, [replica(each) for each in variant.replicas]) for variant in routed]
+        placements, self._placements = self._placements, {}
+
+        def variants(endpoint: str, routed: tuple[RoutedVariant, ...]) -> list[_Variant]:
+            made: list[_Variant] = []
+            for variant in routed:
+                key = (endpoint, variant.name)
+                self._placements[key] = placements.get(key) or Placement()
+                replicas = [replica(each) for each in variant.replicas]
+                made.append(_Variant(variant, replicas, self._placements[key]))
+            return made
 
         self._endpoints = {
-            name: _Endpoint(endpoint, variants(endpoint.variants), variants(endpoint.shadow_variants))
+            name: _Endpoint(endpoint, variants(name, endpoint.variants), variants(name, endpoint.shadow_variants))
             for name, endpoint in table.endpoints.items()
         }
         for key, gone in before.items():
@@ -178,7 +192,7 @@ class Router:
             answer = await self._send(call, endpoint, variant, sent, ask)
             status = answer.status
             if not 200 <= status < 300:
-                raise _refused(endpoint, sent, answer.status, answer.header(b"x-clary-error"), answer.body)
+                raise _refused(endpoint, variant, sent, answer.status, answer.header, answer.body)
         except AwsError as error:
             status = status if status != 500 else _status_of(error)
             raise
@@ -204,7 +218,7 @@ class Router:
             status = answer.status
             if not 200 <= status < 300:
                 text = await answer.rest(MAX_RESPONSE)
-                raise _refused(endpoint, sent, status, answer.header(b"x-clary-error"), text)
+                raise _refused(endpoint, variant, sent, status, answer.header, text)
         except AwsError as error:
             status = status if status != 500 else _status_of(error)
             raise
@@ -246,7 +260,7 @@ class Router:
         tried: set[_Replica] = set()
         again = False
         while True:
-            replica = variant.pick(tried)
+            replica = variant.pick(tried, call.target_model)
             if replica is None:
                 endpoint, variant = await self._hold(call, variant, began)
                 tried.clear()
@@ -256,8 +270,10 @@ class Router:
             replica.outstanding += 1
             sent.at, sent.log_stream = time.perf_counter(), replica.log_stream
             try:
-                answer = await ask(replica, INVOCATION_SECONDS, again)
+                answer = await ask(replica, variant.routed.answer_seconds, again)
                 if answer.status != 503 or answer.header(b"x-clary-error") != b"Loading":
+                    if call.target_model is not None:
+                        self._note_model(call.target_model, endpoint, variant, replica, answer)
                     return answer
                 answer.close()
                 replica.shunned_until = time.perf_counter() + _SHUN_SECONDS
@@ -303,6 +319,17 @@ class Router:
             endpoint.routed.name, variant.routed.name, status, sent.seconds, total, variant.routed.instance_count
         )
 
+    def _note_model(
+        self, model: str, endpoint: _Endpoint, variant: _Variant, replica: _Replica, answer: Exchange | StreamedAnswer
+    ) -> None:
+        """Learn from an answer who has the model, and what the request's way to it was."""
+        hit, waited = answer.header(b"x-clary-model-cache-hit"), answer.header(b"x-clary-model-wait-us")
+        if hit is None or waited is None:
+            variant.placement.forget(model, replica)
+            return
+        variant.placement.note(model, replica)
+        self._measurements.count_model(endpoint.routed.name, variant.routed.name, hit=hit == b"1", wait=int(waited))
+
     def _copy_to_shadows(self, endpoint: _Endpoint, call: Invocation) -> None:
         """Send a copy to shadow variants, as often as their weights say, and drop what they answer."""
         whole = sum(variant.routed.weight for variant in endpoint.variants) or 1.0
@@ -313,14 +340,14 @@ class Router:
                 task.add_done_callback(self._shadowing.discard)
 
     async def _shadow(self, variant: _Variant, call: Invocation) -> None:
-        replica = variant.pick(set())
+        replica = variant.pick(set(), call.target_model)
         if replica is None or replica.outstanding >= MAX_OUTSTANDING:
             return
         replica.outstanding += 1
         began, status = time.perf_counter(), 500
         try:
             answer = await connection.exchange(
-                replica.pool, call.head, call.body, seconds=INVOCATION_SECONDS, limit=MAX_RESPONSE
+                replica.pool, call.head, call.body, seconds=variant.routed.answer_seconds, limit=MAX_RESPONSE
             )
             status = answer.status
         except (Unreachable, Broken, TooSlow, TooLarge):
@@ -343,11 +370,14 @@ class _Sent:
 
 
 def _check_target(call: Invocation, variant: RoutedVariant) -> None:
-    if variant.multi_model != call.multi_model:
+    if variant.multi_model and not call.target_model:
         raise errors.invalid(
-            f"The endpoint {call.endpoint} is a multi-model endpoint: TargetModel must name one of its models."
-            if variant.multi_model
-            else f"TargetModel can only be given to a multi-model endpoint, and {call.endpoint} is none."
+            f"Endpoint {call.endpoint} is a multi-model endpoint and the request is missing a target model header. "
+            "TargetModel must name one of its models."
+        )
+    if call.target_model is not None and not variant.multi_model:
+        raise errors.invalid(
+            f"Endpoint {call.endpoint} is not a multi-model endpoint and does not support target model header."
         )
     hostnames = variant.container_hostnames
     if bool(hostnames) != bool(call.container_hostname):
@@ -364,18 +394,35 @@ def _check_target(call: Invocation, variant: RoutedVariant) -> None:
         )
 
 
-def _refused(endpoint: _Endpoint, sent: _Sent, status: int, own: bytes | None, body: bytes) -> AwsError:
+def _refused(
+    endpoint: _Endpoint,
+    variant: _Variant,
+    sent: _Sent,
+    status: int,
+    header: Callable[[bytes], bytes | None],
+    body: bytes,
+) -> AwsError:
     """The error that a container's error becomes. Clary's own server says by a header when it is not the model's."""
     text = body.decode("utf-8", "replace")
-    if own is not None:
-        message = _message(body) or text
-        if own == b"ServiceUnavailable":
+    own = header(b"x-clary-error")
+    if own is None:
+        several = header(b"x-clary-container")
+        container = several.decode("latin-1") if several and variant.routed.in_series else errors.PRIMARY
+        return errors.model_error(endpoint.routed, sent.log_stream, status, text, container)
+    message = _message(body) or text
+    match own:
+        case b"ServiceUnavailable":
             return errors.ServiceUnavailable(message)
-        if own == b"ModelNotReadyException":
+        case b"ModelNotReadyException":
             return errors.ModelNotReady(message)
-        if own == b"ValidationError":
+        case b"ValidationError":
             return errors.invalid(message)
-    return errors.model_error(endpoint.routed, sent.log_stream, status, text)
+        case b"ContainerTimedOut":
+            return errors.model_error(endpoint.routed, sent.log_stream, 0, errors.timed_out(message), message)
+        case b"ContainerClosed":
+            return errors.model_error(endpoint.routed, sent.log_stream, 0, errors.CLOSED, message)
+        case _:
+            return errors.model_error(endpoint.routed, sent.log_stream, status, message)
 
 
 def _message(body: bytes) -> str | None:

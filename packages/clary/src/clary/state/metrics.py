@@ -22,7 +22,8 @@ from clary.state.database import Base, Name, table_of
 from clary.state.logs import BigKey
 
 TRAINING_NAMESPACE = "/aws/sagemaker/TrainingJobs"
-ENDPOINT_NAMESPACE = "/aws/sagemaker/Endpoints"  # how full instances are; the invocations' is AWS/SageMaker
+ENDPOINT_NAMESPACE = "/aws/sagemaker/Endpoints"  # how full instances are
+INVOCATION_NAMESPACE = "AWS/SageMaker"  # invocations, and the models of multi-model endpoints
 
 Dimensions = tuple[tuple[str, str], ...]  # (name, value), sorted
 

@@ -15,6 +15,9 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from clary.state.database import Base, Database, table_of
 from clary.state.endpoints import Endpoint, EndpointReplica
 
+ANSWER_SECONDS = 60.0
+_MODEL_SECONDS = 60.0  # more, in which a multi-model endpoint's replica loads the model
+
 
 class RoutingVersion(Base):
     """One row, whose number grows with every change of the routing table."""
@@ -43,6 +46,8 @@ class RoutedVariant:
     replicas: tuple[RoutedReplica, ...]
     instance_count: int  # how many it is to have: for InvocationsPerInstance
     multi_model: bool = False
+    in_series: bool = False  # of containers: errors name the one that they come from
+    answer_seconds: float = ANSWER_SECONDS  # within which a replica answers, or says why it cannot
     container_hostnames: tuple[str, ...] = ()  # of a model whose containers are called one by one ("Direct" mode)
 
 
@@ -120,12 +125,15 @@ def routing_changed(session: Session) -> None:
 def _variant(plan: Mapping[str, Any], variant: Mapping[str, Any], replicas: tuple[RoutedReplica, ...]) -> RoutedVariant:
     model: Mapping[str, Any] = plan["models"][variant["model"]]
     containers: list[Mapping[str, Any]] = model.get("Containers") or [model["PrimaryContainer"]]
+    several_models = any(container.get("Mode") == "MultiModel" for container in containers)
     direct = model.get("InferenceExecutionConfig", {}).get("Mode") == "Direct"
     return RoutedVariant(
         name=variant["name"],
         weight=variant["weight"],
         replicas=replicas,
         instance_count=variant["desired_count"],
-        multi_model=containers[0].get("Mode") == "MultiModel",
+        multi_model=several_models,
+        in_series=len(containers) > 1,
+        answer_seconds=ANSWER_SECONDS + (len(containers) > 1) + (_MODEL_SECONDS if several_models else 0),
         container_hostnames=tuple(container["ContainerHostname"] for container in containers) if direct else (),
     )

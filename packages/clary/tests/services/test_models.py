@@ -172,10 +172,16 @@ def test_ways_of_updating_that_are_not_offered_are_refused(sagemaker: Any) -> No
     create_model(sagemaker)
     create_config(sagemaker)
     rolling = {"MaximumBatchSize": {"Type": "INSTANCE_COUNT", "Value": 1}, "WaitIntervalInSeconds": 0}
-    canary = {"TrafficRoutingConfiguration": {"Type": "CANARY", "WaitIntervalInSeconds": 0}}
+
+    def policy(kind: str, **members: Any) -> dict[str, Any]:
+        return {"TrafficRoutingConfiguration": {"Type": kind, "WaitIntervalInSeconds": 0, **members}}
+
+    large = {"Type": "CAPACITY_PERCENT", "Value": 60}
     for config, text in (
         ({"RollingUpdatePolicy": rolling}, "blue/green"),
-        ({"BlueGreenUpdatePolicy": canary}, "ALL_AT_ONCE"),
+        ({"BlueGreenUpdatePolicy": policy("CANARY")}, "needs a CanarySize"),
+        ({"BlueGreenUpdatePolicy": policy("LINEAR", LinearStepSize=large)}, "from 10 to 50 percent"),
+        ({"BlueGreenUpdatePolicy": policy("ALL_AT_ONCE", CanarySize=large)}, "applies to traffic routing of the type"),
     ):
         members = {"EndpointName": "e", "EndpointConfigName": "c", "DeploymentConfig": config}
         assert text in refusal(sagemaker.create_endpoint, **members)

@@ -103,11 +103,13 @@ class _Variant:
         return best
 
 
-class _Endpoint:
-    __slots__ = ("by_name", "routed", "shadows", "variants")
+class _Fleet:
+    """The production variants that one version of an endpoint has."""
 
-    def __init__(self, routed: RoutedEndpoint, variants: list[_Variant], shadows: list[_Variant]) -> None:
-        self.routed, self.variants, self.shadows = routed, variants, shadows
+    __slots__ = ("by_name", "variants")
+
+    def __init__(self, variants: list[_Variant]) -> None:
+        self.variants = variants
         self.by_name = {variant.routed.name: variant for variant in variants}
 
     def pick(self) -> _Variant:
@@ -117,6 +119,34 @@ class _Endpoint:
         candidates = [variant for variant in self.variants if variant.replicas] or self.variants
         weights = [variant.routed.weight for variant in candidates]
         return random.choices(candidates, weights)[0] if sum(weights) > 0 else random.choice(candidates)
+
+
+class _Endpoint:
+    __slots__ = ("incoming", "routed", "serving", "shadows")
+
+    def __init__(
+        self, routed: RoutedEndpoint, variants: list[_Variant], shadows: list[_Variant], incoming: list[_Variant]
+    ) -> None:
+        self.routed, self.shadows = routed, shadows
+        self.serving, self.incoming = _Fleet(variants), _Fleet(incoming)
+
+    @property
+    def variants(self) -> list[_Variant]:
+        return self.serving.variants
+
+    def pick(self, name: str | None = None) -> _Variant | None:
+        """A variant for a request; None when it names one that is not there.
+
+        While an update moves traffic in steps, a part of the requests goes to the fleet that takes over.
+        """
+        fleets = [self.serving]
+        if self.incoming.variants and random.random() < self.routed.incoming_share:
+            fleets = [self.incoming, self.serving]
+        for fleet in fleets:
+            variant = fleet.pick() if name is None else fleet.by_name.get(name)
+            if variant is not None and (variant.replicas or fleet is self.serving):
+                return variant
+        return None
 
 
 class Router:
@@ -158,7 +188,12 @@ class Router:
             return made
 
         self._endpoints = {
-            name: _Endpoint(endpoint, variants(name, endpoint.variants), variants(name, endpoint.shadow_variants))
+            name: _Endpoint(
+                endpoint,
+                variants(name, endpoint.variants),
+                variants(name, endpoint.shadow_variants),
+                variants(name, endpoint.incoming),
+            )
             for name, endpoint in table.endpoints.items()
         }
         for key, gone in before.items():
@@ -235,15 +270,12 @@ class Router:
             endpoint = self._endpoints.get(call.endpoint)
         if endpoint is None or not endpoint.variants:
             raise errors.no_endpoint(call.endpoint, call.account_id)
-        if call.target_variant is None:
-            variant = endpoint.pick()
-        else:
-            variant = endpoint.by_name.get(call.target_variant)
-            if variant is None:
-                names = ", ".join(endpoint.by_name)
-                raise errors.invalid(
-                    f"The endpoint {call.endpoint} has no production variant {call.target_variant}. It has: {names}."
-                )
+        variant = endpoint.pick(call.target_variant)
+        if variant is None:
+            names = ", ".join(endpoint.serving.by_name)
+            raise errors.invalid(
+                f"The endpoint {call.endpoint} has no production variant {call.target_variant}. It has: {names}."
+            )
         _check_target(call, variant.routed)
         return endpoint, variant
 
@@ -311,7 +343,7 @@ class Router:
         endpoint = self._endpoints.get(call.endpoint)
         if endpoint is None or not endpoint.variants:
             raise errors.no_endpoint(call.endpoint, call.account_id)
-        return endpoint, endpoint.by_name.get(variant.routed.name) or endpoint.pick()
+        return endpoint, endpoint.pick(variant.routed.name) or endpoint.serving.pick()
 
     def _measure(self, endpoint: _Endpoint, variant: _Variant, status: int, sent: _Sent, call: Invocation) -> None:
         total = time.perf_counter() - call.received

@@ -256,6 +256,7 @@ def test_names_that_name_nothing_leave_nothing_behind(run: Any) -> None:
     run(test)
 
 
+@pytest.mark.slow
 def test_a_thousand_models_pass_through_a_container_with_room_for_ten(run: Any) -> None:
     async def test(lab: Lab) -> None:
         lab.container.room = 10

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from clary.host import bubblewrap
 from clary.host.layout import OPT_ML, HostFolder
+from clary.host.processes import CONTAINER_VARIABLE
 from clary.host.sandbox import Plan
 
 if TYPE_CHECKING:
@@ -74,7 +75,11 @@ def make(
     """The plan for one start of a container, which is to listen on `port` or in the folder `sockets`."""
     given = bool(container.entrypoint or container.arguments)
     several_models = container.mode == "MultiModel"
-    variables = {"SAGEMAKER_BIND_TO_PORT": str(port), "DLC_CONTAINER_TYPE": "inference"}
+    variables = {
+        CONTAINER_VARIABLE: container.hostname,
+        "SAGEMAKER_BIND_TO_PORT": str(port),
+        "DLC_CONTAINER_TYPE": "inference",
+    }
     if several_models or len(spec.containers) > 1:
         first = _free_ports()
         variables["SAGEMAKER_SAFE_PORT_RANGE"] = f"{first}-{first + _SAFE_PORTS - 1}"

@@ -75,7 +75,8 @@ class ServingProcess:
                 processes.send(pid, signal.SIGKILL)
         self._control.wait(lambda: self.exit_code is not None, _DRAIN_SECONDS)
         self._watch.stop()
-        left = processes.kill_host(self._plan.spec.host_id)
+        order = self._plan.spec
+        left = processes.kill_host(order.host_id, container=order.own_variables[processes.CONTAINER_VARIABLE])
         if left:
             print(f"processes {left} do not die", flush=True)
         if not self._capture.drain(_DRAIN_SECONDS):

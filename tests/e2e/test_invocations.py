@@ -79,3 +79,8 @@ def test_a_container_is_invoked_directly_by_its_name(found: dict[str, Any]) -> N
 def test_a_shadow_gets_a_copy_and_answers_nobody(found: dict[str, Any]) -> None:
     assert found["shadowed"] == ["first"]
     assert found["latencies"] == [10, 10]
+
+
+def test_a_canary_answers_its_part_of_the_requests_and_then_all(found: dict[str, Any]) -> None:
+    assert found["canary"] == ["first", "second"]
+    assert found["after the canary"] == ["second"]

@@ -69,6 +69,12 @@ def test_without_a_cache_each_request_gets_the_model_that_is_there_now(found: di
     assert found["forgotten"][0] == "ValidationError"
 
 
+def test_models_make_room_for_each_other_when_the_memory_is_full(found: dict[str, Any]) -> None:
+    assert found["narrow"] == [[number] for number in (*range(20), *range(5))]
+    assert found["unloaded"] >= 10
+    assert 1 < found["most loaded"] < 16
+
+
 def test_what_loading_costs_is_measured(found: dict[str, Any]) -> None:
     hits, invocations = found["ModelCacheHit"]
     assert 0 < hits < invocations == found["ModelLoadingWaitTime"][1]

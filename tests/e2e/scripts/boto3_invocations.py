@@ -162,6 +162,23 @@ deadline = time.time() + 30
 while invocations("shadowed", "Shadow") < 10 and time.time() < deadline:
     time.sleep(0.5)
 found["latencies"] = [invocations("shadowed", name) for name in ("Real", "Shadow")]
+
+# An update whose new fleet gets half of the requests first.
+sagemaker.create_endpoint_config(EndpointConfigName="after", ProductionVariants=[variant("Real", "second")])
+routing = {
+    "Type": "CANARY",
+    "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 50},
+    "WaitIntervalInSeconds": 3,
+}
+policy = {"TrafficRoutingConfiguration": routing, "TerminationWaitInSeconds": 0}
+sagemaker.update_endpoint(
+    EndpointName="shadowed", EndpointConfigName="after", DeploymentConfig={"BlueGreenUpdatePolicy": policy}
+)
+while not (seen := {said(endpoint="shadowed")["model"] for _ in range(20)}) >= {"second"}:
+    pass
+found["canary"] = sorted(seen)
+in_service("shadowed")
+found["after the canary"] = sorted({said(endpoint="shadowed")["model"] for _ in range(20)})
 for name in endpoints:
     sagemaker.delete_endpoint(EndpointName=name)
 print(json.dumps(found))

@@ -22,10 +22,12 @@ runtime = boto3.client("sagemaker-runtime", config=Config(retries={"max_attempts
 found = {}
 
 
-def put_model(key, factor):
+def put_model(key, factor, **more):
     archive = io.BytesIO()
+    texts = {"factor": factor, **more}
+    files = {"code/inference.py": CODE, **{name: str(text).encode() for name, text in texts.items()}}
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name, content in {"factor": str(factor).encode(), "code/inference.py": CODE}.items():
+        for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -52,13 +54,14 @@ def refused(model, **members):
     raise AssertionError("it was answered")
 
 
-def deploy(name, cache="Enabled"):
+def deploy(name, cache="Enabled", **environment):
     sagemaker.create_model(
         ModelName=name,
         ExecutionRoleArn=ROLE,
         PrimaryContainer={
             "Image": IMAGE,
             "Mode": "MultiModel",
+            "Environment": environment,
             "ModelDataUrl": f"s3://{BUCKET}/{PREFIX}/",
             "MultiModelConfig": {"ModelCacheSetting": cache},
         },
@@ -114,17 +117,23 @@ found["forgetful"].append(ask("two.tar.gz", endpoint="forgetful"))
 s3.delete_object(Bucket=BUCKET, Key=f"{PREFIX}/two.tar.gz")
 found["forgotten"] = refused("two.tar.gz", endpoint="forgetful")
 
+# More models than the memory holds: 50 MB each, and 700 of 1000 MB may be used.
+deploy("narrow", CLARY_MEMORY_BYTES="1000000000")
+for number in range(20):
+    put_model(f"big/{number}.tar.gz", number, ballast=50_000_000)
+found["narrow"] = [ask(f"big/{number}.tar.gz", (1,), endpoint="narrow") for number in (*range(20), *range(5))]
+
 cloudwatch = boto3.client("cloudwatch")
 
 
-def metric(name, namespace="AWS/SageMaker", statistic="Sum"):
+def metric(name, namespace="AWS/SageMaker", statistic="Sum", endpoint="several"):
     import datetime
 
     now = datetime.datetime.now(datetime.timezone.utc)
     points = cloudwatch.get_metric_statistics(
         Namespace=namespace,
         MetricName=name,
-        Dimensions=[{"Name": "EndpointName", "Value": "several"}, {"Name": "VariantName", "Value": "AllTraffic"}],
+        Dimensions=[{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": "AllTraffic"}],
         StartTime=now - datetime.timedelta(minutes=30),
         EndTime=now + datetime.timedelta(minutes=5),
         Period=3600,
@@ -141,6 +150,8 @@ found["ModelLoadingWaitTime"] = metric("ModelLoadingWaitTime")
 found["ModelLoadingTime"] = metric("ModelLoadingTime")
 found["ModelDownloadingTime"] = metric("ModelDownloadingTime")
 found["LoadedModelCount"] = metric("LoadedModelCount", "/aws/sagemaker/Endpoints", "Maximum")
-for name in ("several", "forgetful"):
+found["unloaded"] = metric("ModelUnloadingTime", endpoint="narrow")[1]
+found["most loaded"] = metric("LoadedModelCount", "/aws/sagemaker/Endpoints", "Maximum", endpoint="narrow")[0]
+for name in ("several", "forgetful", "narrow"):
     sagemaker.delete_endpoint(EndpointName=name)
 print(json.dumps(found))

@@ -124,6 +124,7 @@ class MultiModel:
             self._codes.pop(name, None)
         if name in self._models.names():
             self._models.unload(name)
+        sys.modules.pop(_module_name(name), None)
         log.info("Unloaded model {}".format(name))
 
     def _load(self, name: str, url: str) -> None:
@@ -154,7 +155,7 @@ class MultiModel:
         with self._importing:  # the path is the process's: another model's modules must not be found meanwhile
             sys.path[:0] = own
             try:
-                return user_code.load(script, "inference_{}".format(re.sub(r"\W", "_", name)))
+                return user_code.load(script, _module_name(name))
             finally:
                 for entry in own:
                     sys.path.remove(entry)
@@ -185,6 +186,10 @@ class MultiModel:
 
     def _answer_json(self, exchange: Exchange, document: dict[str, object]) -> None:
         exchange.answer(200, json.dumps(document).encode())
+
+
+def _module_name(model: str) -> str:
+    return "inference_{}".format(re.sub(r"\W", "_", model))
 
 
 def used_memory() -> float:

@@ -234,6 +234,7 @@ def test_containers_in_series_hand_their_answers_on(make_replica: Callable[..., 
     assert replica.wait_until_ready().endswith("gateway.sock")
     assert len(replica.serving_processes()) == 2
     assert replica.ask(b"1") == b"digits digits 1"
+    assert {line.split(" ")[0] for line in replica.server.messages} == {"[first]", "[second]"}
     replica.server.wanted = "stop"
     assert replica.server.wait_for_ending().cause == "Stopped"
     assert replica.serving_processes() == []

@@ -10,15 +10,14 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clary.host import ending, sandbox
+from clary.host import ending
 from clary.host.ping import is_socket, ping
-from clary.host.serving_process import ServingProcess
 from clary.host.spec import Ending
 
 if TYPE_CHECKING:
     from clary.host.control import Control
     from clary.host.report import Reporter
-    from clary.host.sandbox import Plan
+    from clary.host.serving_process import ServingProcess
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,16 @@ class _Outcome(Enum):
 class Kept:
     """One container that is to be kept serving.
 
-    `title` names it at the beginning of a sentence; `plan` makes its order for a port; `wanted` is what the server, or
-    the end of a sibling, wants of it; `serves_at` is told where it serves, or None, and what has happened;
-    `before_stop` waits until what is on its way to it is through.
+    `title` names it at the beginning of a sentence; `start` starts a run of it that may listen on a port; `wanted` is
+    what the server, or the end of a sibling, wants of it; `serves_at` is told where it serves, or None, and what has
+    happened; `before_stop` waits until what is on its way to it is through.
     """
 
     title: str
     variant: str
     startup_seconds: int
     socket: Path
-    plan: Callable[[int], Plan]
+    start: Callable[[int], ServingProcess]
     wanted: Callable[[], Literal["run", "stop", "abort"]]
     serves_at: Callable[[str | None, str], None]
     before_stop: Callable[[], None]
@@ -85,8 +84,7 @@ class ContainerKeeper:
             self._kept.socket.unlink(missing_ok=True)
             self._well_since = None
             port = free_port()
-            plan = self._kept.plan(port)
-            process = ServingProcess(plan, sandbox.choose(plan.spec), self._control, self._reporter)
+            process = self._kept.start(port)
             outcome = self._watch(process, f"127.0.0.1:{port}")
             if outcome is _Outcome.ORDERED:
                 return self._stop(process)

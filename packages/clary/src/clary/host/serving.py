@@ -9,6 +9,7 @@ one model is addressed itself; before several, or several models, stands the `ga
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import time
@@ -17,12 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clary.host import container_plan
+from clary.host import container_plan, sandbox
 from clary.host.container_keeper import ContainerKeeper, Kept, Patience
 from clary.host.control import Task
 from clary.host.layout import HostFolder
 from clary.host.metrics import point
 from clary.host.sandbox import SOCKET_NAME
+from clary.host.serving_process import ServingProcess
 from clary.host.serving_spec import ReplicaSpec
 from clary.host.spec import Ending, Phase
 from clary.host.supervisor import leave_if_stopped, oversee, throttled
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from clary.host.image_layer import Image
     from clary.host.limits import ControlGroup
     from clary.host.model_cache import CallContainer, ModelCache
+    from clary.host.output_capture import Line
     from clary.host.report import Reporter
     from clary.host.serving_spec import ModelSource, ServingContainer
     from clary.storage.access import StoreAccess
@@ -171,13 +174,26 @@ class _Replica:
             variant=self._spec.variant,
             startup_seconds=self._spec.startup_seconds,
             socket=sockets / SOCKET_NAME,
-            plan=partial(
-                container_plan.make, self._spec, self._folder, container, self._images[number], self._group, sockets
-            ),
+            start=partial(self._start, number, container, sockets),
             wanted=self._wanted,
             serves_at=partial(self._serves_at, container.hostname),
             before_stop=self._drain,
         )
+
+    def _start(self, number: int, container: ServingContainer, sockets: Path, port: int) -> ServingProcess:
+        """One run of a container. Of several, the first one's run measures what all of them use."""
+        image = self._images[number]
+        plan = container_plan.make(self._spec, self._folder, container, image, self._group, sockets, port)
+        chosen = sandbox.choose(plan.spec)
+        if not self._several:
+            return ServingProcess(plan, chosen, self._control, self._reporter.log, self._reporter.measure)
+        log = partial(self._log, f"[{container.hostname}] ")
+        return ServingProcess(
+            plan, chosen, self._control, log, self._reporter.measure if number == 0 else None, os.getpid()
+        )
+
+    def _log(self, prefix: str, lines: Sequence[Line]) -> None:
+        self._reporter.log([(at, prefix + text) for at, text in lines])
 
     def _serves_at(self, hostname: str, address: str | None, message: str) -> None:
         with self._changing:

@@ -69,7 +69,7 @@ def test_without_a_cache_each_request_gets_the_model_that_is_there_now(found: di
     assert found["forgotten"][0] == "ValidationError"
 
 
-def test_models_make_room_for_each_other_when_the_memory_is_full(found: dict[str, Any]) -> None:
+def test_models_that_share_their_code_make_room_for_each_other_when_the_memory_is_full(found: dict[str, Any]) -> None:
     assert found["narrow"] == [[number] for number in (*range(20), *range(5))]
     assert found["unloaded"] >= 10
     assert 1 < found["most loaded"] < 16

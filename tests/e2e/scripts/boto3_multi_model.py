@@ -22,10 +22,11 @@ runtime = boto3.client("sagemaker-runtime", config=Config(retries={"max_attempts
 found = {}
 
 
-def put_model(key, factor, **more):
+def put_model(key, factor, code=CODE, **more):
     archive = io.BytesIO()
-    texts = {"factor": factor, **more}
-    files = {"code/inference.py": CODE, **{name: str(text).encode() for name, text in texts.items()}}
+    files = {name: str(text).encode() for name, text in {"factor": factor, **more}.items()}
+    if code:
+        files["code/inference.py"] = code
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
@@ -118,9 +119,15 @@ s3.delete_object(Bucket=BUCKET, Key=f"{PREFIX}/two.tar.gz")
 found["forgotten"] = refused("two.tar.gz", endpoint="forgetful")
 
 # More models than the memory holds: 50 MB each, and 700 of 1000 MB may be used.
-deploy("narrow", CLARY_MEMORY_BYTES="1000000000")
+s3.put_object(Bucket=BUCKET, Key="shared/inference.py", Body=CODE)
+deploy(
+    "narrow",
+    CLARY_MEMORY_BYTES="1000000000",
+    SAGEMAKER_MULTI_MODEL_UNIVERSAL_BUCKET=BUCKET,
+    SAGEMAKER_MULTI_MODEL_UNIVERSAL_PREFIX="shared",
+)
 for number in range(20):
-    put_model(f"big/{number}.tar.gz", number, ballast=50_000_000)
+    put_model(f"big/{number}.tar.gz", number, code=b"", ballast=50_000_000)
 found["narrow"] = [ask(f"big/{number}.tar.gz", (1,), endpoint="narrow") for number in (*range(20), *range(5))]
 
 cloudwatch = boto3.client("cloudwatch")

@@ -13,6 +13,7 @@ from clary.host import bubblewrap
 from clary.host.layout import OPT_ML, HostFolder
 from clary.host.processes import CONTAINER_VARIABLE
 from clary.host.sandbox import Plan
+from clary.host.serving_spec import ModelSource
 
 if TYPE_CHECKING:
     from clary.host.image_layer import Image
@@ -56,6 +57,15 @@ def make_folders(folder: HostFolder, container: ServingContainer) -> HostFolder:
         (inside.opt_ml / inside.models.name).mkdir(exist_ok=True)  # where the sandbox shows them
     inside.temporary.chmod(0o1777)
     return inside
+
+
+def shared_code(container: ServingContainer) -> ModelSource | None:
+    """Where the inference.py lies that all models of a multi-model container share, if its variables name one."""
+    bucket = container.environment.get("SAGEMAKER_MULTI_MODEL_UNIVERSAL_BUCKET")
+    prefix = container.environment.get("SAGEMAKER_MULTI_MODEL_UNIVERSAL_PREFIX", "")
+    if container.mode != "MultiModel" or not bucket:
+        return None
+    return ModelSource(s3_uri=f"s3://{bucket}/{prefix}", kind="S3Prefix", compression="None")
 
 
 def models_inside(spec: ReplicaSpec, container: ServingContainer, own: HostFolder) -> str:

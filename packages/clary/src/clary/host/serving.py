@@ -94,6 +94,8 @@ def _make_ready(
         inside = container_plan.make_folders(folder, container)
         if container.model is not None and container.mode == "SingleModel":
             models.append(Task(control, "model", partial(fetch_model, container.model, spec.store, inside.model)))
+        if (shared := container_plan.shared_code(container)) is not None:
+            models.append(Task(control, "code", partial(fetch_model, shared, spec.store, inside.opt_ml / "code")))
     tasks: list[Task[Image] | Task[None]] = [*images.values(), *models]
     deadline = time.monotonic() + spec.model_download_seconds
 

@@ -119,12 +119,13 @@ class MultiModel:
     def unload(self, name: str) -> None:
         """Give the model's memory back. Raises NotFound."""
         with self._lock:
-            if self._urls.pop(name, None) is None:
+            url = self._urls.pop(name, None)
+            if url is None:
                 raise NotFound("Model {} is not loaded yet.".format(name))
             self._codes.pop(name, None)
         if name in self._models.names():
             self._models.unload(name)
-        sys.modules.pop(_module_name(name), None)
+        _forget_modules(url)
         log.info("Unloaded model {}".format(name))
 
     def _load(self, name: str, url: str) -> None:
@@ -190,6 +191,13 @@ class MultiModel:
 
 def _module_name(model: str) -> str:
     return "inference_{}".format(re.sub(r"\W", "_", model))
+
+
+def _forget_modules(folder: str) -> None:
+    """Have modules of a model read again, should it come back: its files may be others then."""
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(folder.rstrip("/") + "/"):
+            del sys.modules[name]
 
 
 def used_memory() -> float:

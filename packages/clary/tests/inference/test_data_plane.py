@@ -101,6 +101,20 @@ def test_what_our_own_server_says_is_no_error_of_the_model(client: Any, own: str
     assert (response["ResponseMetadata"]["HTTPHeaders"].get("retry-after") == "1") == (status == 503)
 
 
+@pytest.mark.parametrize(
+    ("own", "text"),
+    [
+        ("ContainerClosed", "closed the connection"),
+        ("ContainerTimedOut", "timed out while waiting for a response from container the queue is full"),
+    ],
+)
+def test_a_container_that_failed_behind_the_gateway_is_named(client: Any, own: str, text: str) -> None:
+    response = refused(client, Body=f"own {own}")
+    assert (response["Error"]["Code"], response["OriginalStatusCode"]) == ("ModelError", 0)
+    assert text in response["OriginalMessage"]
+    assert "from the queue is full with message" in response["Error"]["Message"]
+
+
 @pytest.mark.parametrize("word", ["close", "half", "nonsense"])
 def test_a_container_that_does_not_answer_is_a_model_error(client: Any, word: str) -> None:
     response = refused(client, Body=word)

@@ -305,7 +305,7 @@ class Router:
                 answer = await ask(replica, variant.routed.answer_seconds, again)
                 if answer.status != 503 or answer.header(b"x-clary-error") != b"Loading":
                     if call.target_model is not None:
-                        self._note_model(call.target_model, endpoint, variant, replica, answer)
+                        sent.waited = self._note_model(call.target_model, endpoint, variant, replica, answer)
                     return answer
                 answer.close()
                 replica.shunned_until = time.perf_counter() + _SHUN_SECONDS
@@ -347,20 +347,22 @@ class Router:
 
     def _measure(self, endpoint: _Endpoint, variant: _Variant, status: int, sent: _Sent, call: Invocation) -> None:
         total = time.perf_counter() - call.received
+        by_model = max(sent.seconds - sent.waited, 0.0)  # loading a model is not its latency
         self._measurements.count(
-            endpoint.routed.name, variant.routed.name, status, sent.seconds, total, variant.routed.instance_count
+            endpoint.routed.name, variant.routed.name, status, by_model, total, variant.routed.instance_count
         )
 
     def _note_model(
         self, model: str, endpoint: _Endpoint, variant: _Variant, replica: _Replica, answer: Exchange | StreamedAnswer
-    ) -> None:
-        """Learn from an answer who has the model, and what the request's way to it was."""
+    ) -> float:
+        """Learn from an answer who has the model; the seconds for which the request waited for it to be loaded."""
         hit, waited = answer.header(b"x-clary-model-cache-hit"), answer.header(b"x-clary-model-wait-us")
         if hit is None or waited is None:
             variant.placement.forget(model, replica)
-            return
+            return 0.0
         variant.placement.note(model, replica)
         self._measurements.count_model(endpoint.routed.name, variant.routed.name, hit=hit == b"1", wait=int(waited))
+        return int(waited) / 1e6
 
     def _copy_to_shadows(self, endpoint: _Endpoint, call: Invocation) -> None:
         """Send a copy to shadow variants, as often as their weights say, and drop what they answer."""
@@ -394,10 +396,10 @@ class Router:
 class _Sent:
     """To whom a request went last, when, and how long that took."""
 
-    __slots__ = ("at", "log_stream", "seconds")
+    __slots__ = ("at", "log_stream", "seconds", "waited")
 
     def __init__(self) -> None:
-        self.at = self.seconds = 0.0
+        self.at = self.seconds = self.waited = 0.0
         self.log_stream = ""
 
 

@@ -139,6 +139,29 @@ def test_a_model_needs_one_kind_of_containers(sagemaker: Any) -> None:
     create_model(sagemaker, PrimaryContainer=None, Containers=[CONTAINER])
 
 
+def test_containers_in_series_have_names_of_their_own(sagemaker: Any) -> None:
+    named = {**CONTAINER, "ContainerHostname": "container-2"}
+    text = refusal(create_model, sagemaker, PrimaryContainer=None, Containers=[named, CONTAINER])
+    assert "Received twice: container-2" in text
+    direct = {"PrimaryContainer": None, "InferenceExecutionConfig": {"Mode": "Direct"}}
+    text = refusal(create_model, sagemaker, Containers=[CONTAINER, named], **direct)
+    assert "needs a ContainerHostname" in text
+    other = {**CONTAINER, "ContainerHostname": "other"}
+    create_model(sagemaker, Containers=[named, other], **direct)
+    assert [each["ContainerHostname"] for each in sagemaker.describe_model(ModelName="m")["Containers"]] == [
+        "container-2",
+        "other",
+    ]
+
+
+def test_a_model_of_many_models_may_be_made_before_they_are(sagemaker: Any) -> None:
+    container = {"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": "s3://models/none-yet/"}
+    create_model(sagemaker, PrimaryContainer={**container, "MultiModelConfig": {"ModelCacheSetting": "Disabled"}})
+    assert sagemaker.describe_model(ModelName="m")["PrimaryContainer"]["Mode"] == "MultiModel"
+    text = refusal(create_model, sagemaker, "n", PrimaryContainer={"Image": IMAGE, "Mode": "MultiModel"})
+    assert "needs a ModelDataUrl" in text
+
+
 @pytest.mark.parametrize(
     ("members", "text"),
     [

@@ -21,3 +21,4 @@ def test_resources_and_the_model_builder_deploy_ask_and_delete(server: Server, s
     assert "listed ['v3-deployed']" in said
     assert "deleted" in said
     assert "built and answered [10]" in said
+    assert "one of several answered [8]" in said

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -106,7 +106,7 @@ class Endpoints:
         )
 
     @contextmanager
-    def load(self, name: str, clients: int = 4) -> Iterator[Callable[[], list[str]]]:
+    def load(self, name: str, clients: int = 4, **members: str) -> Iterator[Callable[[], list[str]]]:
         """Invoke without a pause from several clients that retry nothing; yields what they were answered so far."""
         answers: list[str] = []
         stop = threading.Event()
@@ -115,7 +115,9 @@ class Endpoints:
             runtime = self.platform.client("sagemaker-runtime", attempts=1)
             while not stop.is_set():
                 try:
-                    answer = runtime.invoke_endpoint(EndpointName=name, Body=b"{}", ContentType="application/json")
+                    answer = runtime.invoke_endpoint(
+                        EndpointName=name, Body=b"{}", ContentType="application/json", **members
+                    )
                     answers.append(json.loads(answer["Body"].read())["version"])
                 except Exception as error:  # noqa: BLE001 - told by the assertion on the answers
                     answers.append(f"{type(error).__name__}: {error}")
@@ -331,3 +333,25 @@ def _answers(endpoints: Endpoints, name: str) -> bool:
         return endpoints.invoke(name) == {"version": "first"}
     except endpoints.platform.client("sagemaker-runtime").exceptions.ClientError:
         return False
+
+
+def test_killed_containers_of_many_models_cost_no_request(
+    platform: Platform, endpoints: Endpoints, wait_until: Wait
+) -> None:
+    endpoints.configure("many", ANSWERING.format(version="first"), count=2)
+    sagemaker = endpoints.sagemaker
+    sagemaker.delete_model(ModelName="many")
+    container = {"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": f"s3://{BUCKET}/many/"}
+    sagemaker.create_model(ModelName="many", PrimaryContainer=container, ExecutionRoleArn=ROLE)
+    sagemaker.create_endpoint(EndpointName="many", EndpointConfigName="many")
+    assert endpoints.settled("many")["EndpointStatus"] == "InService"
+    with endpoints.load("many", TargetModel="model.tar.gz") as answers:
+        endpoints.more(answers, 50, "first")
+        servers = servers_of(platform, "many")
+        for server in servers:
+            with suppress(psutil.NoSuchProcess):  # its end may have been another one's
+                server.kill()
+            endpoints.more(answers, 50, "first")
+        wait_until(lambda: len(servers_of(platform, "many")) == len(servers), "both containers run again")
+        endpoints.more(answers, 50, "first")
+    assert set(answers()) == {"first"}

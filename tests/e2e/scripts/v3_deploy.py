@@ -58,3 +58,14 @@ built = builder.deploy(endpoint_name="v3-built", initial_instance_count=1, insta
 print("built and answered", json.loads(built.invoke(body="[5]", content_type="application/json").body.read()))
 built.delete()
 built.wait_for_delete()
+
+several = ContainerDefinition(image=IMAGE, mode="MultiModel", model_data_url="s3://%s/v3/" % BUCKET)
+model = Model.create(model_name="v3-several", primary_container=several, execution_role_arn=ROLE)
+variant.model_name = "v3-several"
+config = EndpointConfig.create(endpoint_config_name="v3-several", production_variants=[variant])
+endpoint = Endpoint.create(endpoint_name="v3-several", endpoint_config_name="v3-several")
+endpoint.wait_for_status("InService")
+answer = endpoint.invoke(body=json.dumps([4]), content_type="application/json", target_model="model.tar.gz")
+print("one of several answered", json.loads(answer.body.read()))
+endpoint.delete()
+endpoint.wait_for_delete()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 
 import numpy as np
@@ -92,3 +93,63 @@ def test_a_model_fn_that_fails_ends_the_server_with_its_error(start):
     server = start({"model/code/inference.py": "def model_fn(folder):\n    raise OSError('no file')\n"}, ready=False)
     assert server.process.wait(30) == 1
     assert "model_fn failed: OSError: no file" in server.log
+
+
+IN_PIECES = """
+import time
+def model_fn(model_dir):
+    return None
+def transform_fn(model, data, content_type, accept):
+    return pieces(data), "text/plain"
+def pieces(word):
+    if word == "at once":
+        raise ValueError("nothing to tell")
+    yield "one"
+    yield ""
+    yield b"two"
+    if word == "later":
+        raise ValueError("in the middle")
+    if word == "much":
+        for _ in range(200):
+            yield b"x" * 1_000_000
+"""
+
+
+@pytest.fixture(scope="module")
+def in_pieces(tmp_path_factory):
+    from serving_lab import RunningServer
+
+    running = RunningServer(tmp_path_factory.mktemp("ml"), {"model/code/inference.py": IN_PIECES}, {})
+    yield running.wait_until_ready()
+    running.stop()
+
+
+def test_a_generator_is_sent_as_it_makes_its_pieces(in_pieces):
+    answer = in_pieces.invoke(b"all", "text/csv")
+    assert answer.headers["Transfer-Encoding"] == "chunked"
+    assert (answer.status, answer.headers["Content-Type"], answer.body) == (200, "text/plain", b"onetwo")
+    assert in_pieces.invoke(b"all", "text/csv").body == b"onetwo"
+
+
+def test_a_generator_that_fails_before_its_first_piece_is_an_error(in_pieces):
+    answer = in_pieces.invoke(b"at once", "text/csv")
+    assert (answer.status, answer.error) == (500, "ValueError: nothing to tell")
+
+
+def test_a_generator_that_fails_later_breaks_the_answer_off(in_pieces):
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        in_pieces.invoke(b"later", "text/csv")
+    assert "in the middle" in in_pieces.log
+    assert in_pieces.invoke(b"all", "text/csv").body == b"onetwo"
+
+
+def test_an_answer_that_nobody_reads_is_given_up_and_holds_nobody_up(in_pieces):
+    request = b"POST /invocations HTTP/1.1\r\nContent-Type: text/csv\r\nContent-Length: 4\r\n\r\nmuch"
+    for _ in range(3):
+        connection = in_pieces.connect()
+        connection.connect()
+        connection.sock.sendall(request)
+        assert connection.sock.recv(5) == b"HTTP/"
+        connection.close()
+    assert in_pieces.invoke(b"all", "text/csv").body == b"onetwo"
+    assert len(in_pieces.invoke(b"much", "text/csv").body) == 200_000_006

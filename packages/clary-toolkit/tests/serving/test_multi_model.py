@@ -93,3 +93,22 @@ def test_a_full_memory_is_told_so_that_the_platform_unloads_something():
 
 def test_one_model_has_no_such_interface(start):
     assert start(MODEL).ask("GET", "/models").status == 404
+
+
+def test_a_model_that_comes_back_with_other_code_runs_that(several):
+    folder = several.log_file.parent / "models" / "changing" / "model"
+    (folder / "code" / "lib").mkdir(parents=True)
+    for kind in ("#first", "#second"):
+        (folder / "code" / "lib" / "kind_of_changing.py").write_text(f"KIND = {kind!r}")
+        text = "import kind_of_changing\ndef handler(data, context):\n    return kind_of_changing.KIND, 'text/plain'\n"
+        (folder / "code" / "inference.py").write_text(text)
+        assert load(several, "changing").status == 200
+        assert invoke(several, "changing").body.decode() == kind
+        assert several.ask("DELETE", "/models/changing").status == 200
+
+
+def test_the_platforms_share_of_the_memory_counts(monkeypatch):
+    monkeypatch.setenv("CLARY_MEMORY_BYTES", str(10**6))
+    assert used_memory() > 1, "this process takes more than a megabyte"
+    monkeypatch.setenv("CLARY_MEMORY_BYTES", str(10**15))
+    assert used_memory() < 0.001 or used_memory() > 0.97

@@ -60,7 +60,7 @@ class Replica:
         assert self.address is not None
         return self.address
 
-    def ask(self, body: bytes) -> bytes:
+    def ask(self, body: bytes, **headers: str) -> bytes:
         assert self.address is not None
         connection = http.client.HTTPConnection("localhost")
         if self.address.startswith("/"):
@@ -68,15 +68,23 @@ class Replica:
             connection.sock.connect(self.address)
         else:
             connection = http.client.HTTPConnection(self.address)
-        connection.request("POST", "/invocations", body)
+        connection.request(
+            "POST", "/invocations", body, {name.replace("_", "-"): text for name, text in headers.items()}
+        )
         answer = connection.getresponse().read()
         connection.close()
         return answer
 
+    def serving_processes(self) -> list[int]:
+        return [
+            pid
+            for pid in processes.of_host(self.spec.host_id)
+            if pid != self.process.pid and b"serve.py" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1]
+        ]
+
     def serving_process(self) -> int:
-        for pid in processes.of_host(self.spec.host_id):
-            if pid != self.process.pid and b"serve.py" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1]:
-                return pid
+        for pid in self.serving_processes():
+            return pid
         raise AssertionError("no server runs")
 
 
@@ -99,12 +107,16 @@ def make_replica(tmp_path: Path, server: Any, image_root: Path) -> Iterator[Call
             environment=environment or {},
             model=changes.pop("model", ModelSource(s3_uri=f"file://{archive}")),
         )
+        in_series = changes.pop("in_series", {})
+        containers = tuple(
+            container.model_copy(update={"hostname": name, "environment": own}) for name, own in in_series.items()
+        )
         order: dict[str, Any] = {
             "host_id": host_id,
             "endpoint_name": "digits",
             "endpoint_arn": "arn:aws:sagemaker:us-east-1:000000000000:endpoint/digits",
             "variant": "AllTraffic",
-            "containers": (container,),
+            "containers": containers or (container,),
             "limits": Limits(cpus=2, memory_bytes=512 * 2**20, max_runtime_seconds=1),
             "store": StoreAccess(endpoint="http://127.0.0.1:1", access_key="k", secret_key="s", region="us-east-1"),
             "report_url": f"http://127.0.0.1:{server.port}/_clary/hosts/{host_id}/report",
@@ -226,3 +238,52 @@ def test_an_abort_ends_it_at_once(make_replica: Callable[..., Replica]) -> None:
     replica.server.wanted = "abort"
     assert replica.server.wait_for_ending().cause == "Stopped"
     assert "told to end" not in replica.server.messages
+
+
+def test_containers_in_series_hand_their_answers_on(make_replica: Callable[..., Replica]) -> None:
+    replica = make_replica(in_series={"first": {}, "second": {"ON_PORT": "1"}})
+    assert replica.wait_until_ready().endswith("gateway.sock")
+    assert len(replica.serving_processes()) == 2
+    assert replica.ask(b"1") == b"digits digits 1"
+    assert {line.split(" ")[0] for line in replica.server.messages} == {"[first]", "[second]"}
+    replica.server.wanted = "stop"
+    assert replica.server.wait_for_ending().cause == "Stopped"
+    assert replica.serving_processes() == []
+
+
+def test_requests_under_way_are_answered_by_all_containers_before_the_end(make_replica: Callable[..., Replica]) -> None:
+    replica = make_replica(in_series={"first": {}, "second": {}})
+    replica.wait_until_ready()
+    answers: list[bytes] = []
+    asking = threading.Thread(target=lambda: answers.append(replica.ask(b"slow")))
+    asking.start()
+    replica.server.wanted = "stop"
+    replica.server.wait_for_ending()
+    asking.join()
+    assert answers == [b"digits digits slow"]
+
+
+def test_a_container_is_called_directly_by_its_name(make_replica: Callable[..., Replica]) -> None:
+    replica = make_replica(in_series={"first": {}, "second": {}}, direct=True)
+    replica.wait_until_ready()
+    assert replica.ask(b"1", X_Amzn_SageMaker_Target_Container_Hostname="second") == b"digits 1"
+    assert b"There is no container" in replica.ask(b"1", X_Amzn_SageMaker_Target_Container_Hostname="third")
+
+
+def test_one_container_that_was_killed_is_started_again_beside_the_others(make_replica: Callable[..., Replica]) -> None:
+    replica = make_replica(in_series={"first": {}, "second": {}})
+    replica.wait_until_ready()
+    kept, killed = sorted(replica.serving_processes())
+    os.kill(killed, signal.SIGKILL)
+    replica.wait_until_ready(2)
+    assert replica.ask(b"again") == b"digits digits again"
+    assert kept in replica.serving_processes()
+
+
+def test_a_container_that_cannot_serve_ends_the_replica_and_is_named(make_replica: Callable[..., Replica]) -> None:
+    replica = make_replica(in_series={"first": {}, "second": {"FAILS_TO_LOAD": "1"}})
+    ending = replica.server.wait_for_ending()
+    assert ending.message.startswith("The container second for production variant AllTraffic did not pass the ping")
+    assert ending.last_lines[-1] == "RuntimeError: this is no SavedModel"
+    assert replica.process.wait(10) == 0
+    assert replica.serving_processes() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 import threading
@@ -44,6 +45,11 @@ class StandIn:
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"listening\n"
         return self
+
+    def stop(self) -> None:
+        """Answer nothing any more, with all connections open."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         if self.process is not None:

@@ -101,6 +101,20 @@ def test_what_our_own_server_says_is_no_error_of_the_model(client: Any, own: str
     assert (response["ResponseMetadata"]["HTTPHeaders"].get("retry-after") == "1") == (status == 503)
 
 
+@pytest.mark.parametrize(
+    ("own", "text"),
+    [
+        ("ContainerClosed", "closed the connection"),
+        ("ContainerTimedOut", "timed out while waiting for a response from container the queue is full"),
+    ],
+)
+def test_a_container_that_failed_behind_the_gateway_is_named(client: Any, own: str, text: str) -> None:
+    response = refused(client, Body=f"own {own}")
+    assert (response["Error"]["Code"], response["OriginalStatusCode"]) == ("ModelError", 0)
+    assert text in response["OriginalMessage"]
+    assert "from the queue is full with message" in response["Error"]["Message"]
+
+
 @pytest.mark.parametrize("word", ["close", "half", "nonsense"])
 def test_a_container_that_does_not_answer_is_a_model_error(client: Any, word: str) -> None:
     response = refused(client, Body=word)
@@ -109,9 +123,9 @@ def test_a_container_that_does_not_answer_is_a_model_error(client: Any, word: st
     assert "closed the connection" in response["OriginalMessage"]
 
 
-def test_a_container_that_takes_too_long_is_a_model_error(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clary.inference.router.INVOCATION_SECONDS", 0.2)
-    response = refused(client, Body="slow 5")
+def test_a_container_that_takes_too_long_is_a_model_error(plane: Any, client: Any, replica: Any, variant: Any) -> None:
+    plane.route("hasty", variant(replica, answer_seconds=0.2))
+    response = refused(client, EndpointName="hasty", Body="slow 5")
     assert response["Error"]["Code"] == "ModelError"
     assert response["OriginalMessage"].startswith("Your invocation timed out while waiting for a response")
 

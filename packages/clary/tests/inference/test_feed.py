@@ -42,6 +42,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 def add_endpoint(database: Database, name: str) -> None:
     plan: dict[str, Any] = {
+        "generation": 1,
         "config": {},
         "models": {"m": {"PrimaryContainer": {"Image": "i"}}},
         "variants": [

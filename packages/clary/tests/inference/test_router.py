@@ -190,3 +190,41 @@ def test_invocations_and_their_times_are_measured(plane: Any, client: Any, repli
     assert 100_000 < totals["ModelLatency"] < 1_000_000
     assert 0 < totals["OverheadLatency"] < 100_000
     assert sum(reading.count for reading in readings if reading.name == "ModelLatency") == 5
+
+
+def test_a_part_of_the_requests_goes_to_the_fleet_that_takes_over(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    old, new = stand_in("old"), stand_in("new")
+    plane.route("moving", variant(old), incoming=(variant(new),), incoming_share=0.25)
+    counts = collections.Counter(ask(client, "moving") for _ in range(200))
+    assert 25 <= counts["new"] <= 80
+    plane.route("moving", variant(old), incoming=(variant(),), incoming_share=0.9)
+    assert {ask(client, "moving") for _ in range(20)} == {"old"}
+
+
+def test_a_shadow_that_hangs_or_dies_neither_slows_nor_fails_a_request(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    real, shadow = stand_in("real"), stand_in("shadow")
+    plane.route("shadowed", variant(real), shadow_variants=(variant(shadow, name="Shadow"),))
+    shadow.stop()
+    began = time.monotonic()
+    assert {ask(client, "shadowed") for _ in range(50)} == {"real"}
+    assert time.monotonic() - began < 10, "none of them waited for the shadow"
+    shadow.kill()
+    assert {ask(client, "shadowed") for _ in range(20)} == {"real"}
+
+
+def test_a_model_is_asked_for_where_it_was_loaded(plane: Any, client: Any, stand_in: Any, variant: Any) -> None:
+    plane.route("many", variant(stand_in("a"), stand_in("b"), multi_model=True))
+
+    def asked(model: str) -> str:
+        answer = client.invoke_endpoint(EndpointName="many", Body="loaded", TargetModel=model)
+        return json.loads(answer["Body"].read())["name"]
+
+    for model in ("1.tar.gz", "2.tar.gz", "3.tar.gz"):
+        first = asked(model)
+        assert {asked(model) for _ in range(20)} == {first}
+    readings = {reading.name for reading in plane.measurements.take() if reading.endpoint == "many"}
+    assert {"ModelCacheHit", "ModelLoadingWaitTime"} <= readings

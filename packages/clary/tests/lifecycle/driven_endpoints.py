@@ -142,6 +142,11 @@ class DrivenEndpoints:
         """The hosts that get requests now."""
         return {r.host_id for variant in self.table().endpoints[name].variants for r in variant.replicas}
 
+    def incoming(self, name: str = "e") -> tuple[float, set[str]]:
+        """The share of the requests that a fleet which takes over gets, and its hosts."""
+        routed = self.table().endpoints[name]
+        return routed.incoming_share, {r.host_id for variant in routed.incoming for r in variant.replicas}
+
     def settle(self) -> None:
         """Take steps until none is left to take."""
         for _ in range(100):
@@ -164,6 +169,9 @@ class DrivenEndpoints:
             for endpoint in session.query(Endpoint):
                 if endpoint.target_since:
                     endpoint.target_since -= dt.timedelta(seconds=seconds)
+                if endpoint.target and (shift := endpoint.target.get("shift")):
+                    since = dt.datetime.fromisoformat(shift["since"]) - dt.timedelta(seconds=seconds)
+                    endpoint.target = {**endpoint.target, "shift": {**shift, "since": since.isoformat()}}
         self.settle()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from driven_endpoints import DrivenEndpoints
 from driven_platform import GIB, DrivenPlatform
@@ -218,6 +220,56 @@ def test_an_update_retains_counts_and_weights_when_asked(driven: DrivenEndpoints
     for replica in started:
         replica.serve()
     assert driven.describe()["ProductionVariants"][0]["CurrentWeight"] == 5.0
+
+
+def shifting(kind: str, **members: Any) -> dict[str, Any]:
+    routing = {"Type": kind, "WaitIntervalInSeconds": 60, **members}
+    return {"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing, "TerminationWaitInSeconds": 100}}
+
+
+def test_a_canary_gets_its_share_first_and_then_everything(driven: DrivenEndpoints) -> None:
+    (old,) = driven.in_service()
+    driven.add_config("new")
+    size = {"Type": "CAPACITY_PERCENT", "Value": 20}
+    (new,) = driven.update("e", "new", DeploymentConfig=shifting("CANARY", CanarySize=size))
+    assert driven.incoming() == (0.0, set())
+    new.serve()
+    assert (driven.status(), driven.routed()) == ("Updating", {old.spec.host_id})
+    assert driven.incoming() == (0.2, {new.spec.host_id})
+    (pending,) = driven.describe()["PendingDeploymentSummary"]["ProductionVariants"]
+    assert pending["VariantStatus"][0]["Status"] == "Baking"
+    driven.let_pass(30)
+    assert driven.incoming() == (0.2, {new.spec.host_id})
+    driven.let_pass(31)
+    assert (driven.status(), driven.routed(), driven.incoming()) == ("InService", {new.spec.host_id}, (0.0, set()))
+    driven.let_pass(90)
+    assert old.report().wanted == "run"
+    driven.let_pass(11)
+    assert old.report().wanted == "stop"
+
+
+def test_linear_steps_are_equal(driven: DrivenEndpoints) -> None:
+    driven.in_service()
+    driven.add_config("new", {"InitialInstanceCount": 2})
+    size = {"Type": "INSTANCE_COUNT", "Value": 1}
+    for replica in driven.update("e", "new", DeploymentConfig=shifting("LINEAR", LinearStepSize=size)):
+        replica.serve()
+    assert driven.incoming()[0] == 0.5
+    driven.let_pass(61)
+    assert (driven.status(), driven.incoming()[0], len(driven.routed())) == ("InService", 0.0, 2)
+
+
+def test_a_new_fleet_that_dies_while_it_takes_over_is_rolled_back(driven: DrivenEndpoints) -> None:
+    (old,) = driven.in_service()
+    driven.add_config("new")
+    size = {"Type": "CAPACITY_PERCENT", "Value": 20}
+    (new,) = driven.update("e", "new", DeploymentConfig=shifting("CANARY", CanarySize=size))
+    new.serve()
+    new.end("ScriptFailed", exit_code=1)
+    told = driven.describe()
+    assert (told["EndpointStatus"], told["EndpointConfigName"]) == ("InService", "e-config")
+    assert "did not pass the ping" in told["FailureReason"]
+    assert (driven.routed(), driven.incoming()) == ({old.spec.host_id}, (0.0, set()))
 
 
 def test_an_endpoint_is_gone_when_nothing_of_it_is_left(driven: DrivenEndpoints) -> None:

@@ -124,7 +124,8 @@ def test_what_names_something_missing_is_refused(sagemaker: Any) -> None:
         ({"ModelDataUrl": "s3://nowhere/model.tar.gz"}, "Could not access model data at s3://nowhere/model.tar.gz"),
         ({"ModelDataUrl": "s3://models/model.zip"}, r"must name a \.tar\.gz archive.*Received: s3://models/model.zip"),
         ({"Image": "nobody/has-this:1"}, "Cannot find repository: nobody/has-this"),
-        ({"Mode": "MultiModel"}, "multi-model endpoints yet"),
+        ({"Mode": "MultiModel", "ModelDataUrl": "s3://nowhere/models/"}, "Could not access model data"),
+        ({"MultiModelConfig": {"ModelCacheSetting": "Disabled"}}, "MultiModelConfig applies to"),
         ({"ModelPackageName": "package"}, "model packages"),
     ],
 )
@@ -136,6 +137,29 @@ def test_a_model_needs_one_kind_of_containers(sagemaker: Any) -> None:
     assert "Received: neither" in refusal(create_model, sagemaker, PrimaryContainer=None)
     assert "Received: both" in refusal(create_model, sagemaker, Containers=[CONTAINER])
     create_model(sagemaker, PrimaryContainer=None, Containers=[CONTAINER])
+
+
+def test_containers_in_series_have_names_of_their_own(sagemaker: Any) -> None:
+    named = {**CONTAINER, "ContainerHostname": "container-2"}
+    text = refusal(create_model, sagemaker, PrimaryContainer=None, Containers=[named, CONTAINER])
+    assert "Received twice: container-2" in text
+    direct = {"PrimaryContainer": None, "InferenceExecutionConfig": {"Mode": "Direct"}}
+    text = refusal(create_model, sagemaker, Containers=[CONTAINER, named], **direct)
+    assert "needs a ContainerHostname" in text
+    other = {**CONTAINER, "ContainerHostname": "other"}
+    create_model(sagemaker, Containers=[named, other], **direct)
+    assert [each["ContainerHostname"] for each in sagemaker.describe_model(ModelName="m")["Containers"]] == [
+        "container-2",
+        "other",
+    ]
+
+
+def test_a_model_of_many_models_may_be_made_before_they_are(sagemaker: Any) -> None:
+    container = {"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": "s3://models/none-yet/"}
+    create_model(sagemaker, PrimaryContainer={**container, "MultiModelConfig": {"ModelCacheSetting": "Disabled"}})
+    assert sagemaker.describe_model(ModelName="m")["PrimaryContainer"]["Mode"] == "MultiModel"
+    text = refusal(create_model, sagemaker, "n", PrimaryContainer={"Image": IMAGE, "Mode": "MultiModel"})
+    assert "needs a ModelDataUrl" in text
 
 
 @pytest.mark.parametrize(
@@ -171,10 +195,16 @@ def test_ways_of_updating_that_are_not_offered_are_refused(sagemaker: Any) -> No
     create_model(sagemaker)
     create_config(sagemaker)
     rolling = {"MaximumBatchSize": {"Type": "INSTANCE_COUNT", "Value": 1}, "WaitIntervalInSeconds": 0}
-    canary = {"TrafficRoutingConfiguration": {"Type": "CANARY", "WaitIntervalInSeconds": 0}}
+
+    def policy(kind: str, **members: Any) -> dict[str, Any]:
+        return {"TrafficRoutingConfiguration": {"Type": kind, "WaitIntervalInSeconds": 0, **members}}
+
+    large = {"Type": "CAPACITY_PERCENT", "Value": 60}
     for config, text in (
         ({"RollingUpdatePolicy": rolling}, "blue/green"),
-        ({"BlueGreenUpdatePolicy": canary}, "ALL_AT_ONCE"),
+        ({"BlueGreenUpdatePolicy": policy("CANARY")}, "needs a CanarySize"),
+        ({"BlueGreenUpdatePolicy": policy("LINEAR", LinearStepSize=large)}, "from 10 to 50 percent"),
+        ({"BlueGreenUpdatePolicy": policy("ALL_AT_ONCE", CanarySize=large)}, "applies to traffic routing of the type"),
     ):
         members = {"EndpointName": "e", "EndpointConfigName": "c", "DeploymentConfig": config}
         assert text in refusal(sagemaker.create_endpoint, **members)

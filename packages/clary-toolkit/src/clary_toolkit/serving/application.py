@@ -7,7 +7,7 @@ import re
 import threading
 from urllib.parse import unquote
 
-from clary_toolkit.serving import json_writing, signatures
+from clary_toolkit.serving import json_writing, log, signatures
 from clary_toolkit.serving.errors import ServingError
 from clary_toolkit.serving.handlers import CUSTOM_ATTRIBUTES
 from clary_toolkit.serving.prediction import Answer, Target, failure
@@ -184,7 +184,15 @@ class Application:
                     return
                 pending.clear()
                 self._in_progress -= 1
-            exchange.answer(answer.status, answer.body, answer.content_type)
+            if answer.pieces is None:
+                exchange.answer(answer.status, answer.body, answer.content_type)
+                return
+            try:
+                exchange.answer_in_pieces(answer.status, answer.pieces, answer.content_type)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary to the user's code
+                log.exception("exception handling request: {}".format(error))
+                refusal = failure(error if isinstance(error, Exception) else ServingError(str(error), 500))
+                exchange.answer(refusal.status, refusal.body, refusal.content_type)
 
         return reply
 

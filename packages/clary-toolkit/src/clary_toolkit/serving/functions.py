@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -126,6 +127,8 @@ class Functions:
                 returned = _call(self._output_fn, [prediction, accept], context)
             body, kind = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, accept)
             kind = context.content_type or str(kind)
+            if isinstance(body, Iterator):
+                return Answer(context.status or 200, b"", kind, (_bytes(piece) for piece in body))
             return Answer(context.status or 200, _bytes(body), kind)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary to the user's code
             trace = log.exception("{}: {}".format(type(error).__name__, error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from clary_toolkit.serving import json_writing, log
@@ -186,4 +186,6 @@ def _answer(returned: Any, name: str) -> Answer:
     body, content_type = returned
     if body is None:
         body = b""
+    if isinstance(body, Iterator):
+        return Answer(200, b"", str(content_type or "application/json"), (_content(piece) for piece in body))
     return Answer(200, _content(body), str(content_type or "application/json"))

@@ -15,7 +15,7 @@ from clary_toolkit.serving import json_writing, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _LARGEST_HEAD = 64 * 1024
 _PAUSE_AT = 4 * 1024 * 1024  # bytes of further requests that are taken in while one is being answered
@@ -91,6 +91,37 @@ class Exchange:
         else:
             server.loop.call_soon_threadsafe(self._connection.finish, content, keep)
 
+    def answer_in_pieces(self, status: int, pieces: Iterator[bytes], content_type: str) -> None:
+        """Send an answer as it is made, on the calling thread, which is not the loop's.
+
+        What the first piece raises is raised here, before anything is sent. Later on the connection is broken off: that
+        is how the other end learns that the answer is not complete.
+        """
+        first = next(pieces, b"")
+        if self._answered:
+            return
+        self._answered = True
+        server, connection = self._connection.server, self._connection
+        keep = self._keep_alive and not server.is_draining
+        head = "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n{}\r\n".format(
+            status, _REASONS.get(status, "Unknown"), content_type, "" if keep else "Connection: close\r\n"
+        )
+        try:
+            connection.send_soon(head.encode("latin-1", "replace") + _chunk(first))
+            for piece in pieces:
+                if not connection.wait_until_writable():
+                    return  # nobody reads any more
+                connection.send_soon(_chunk(piece))
+        except BaseException:  # noqa: BLE001 - the boundary to the code that makes the pieces
+            log.exception("an answer broke off")
+            server.loop.call_soon_threadsafe(connection.abort)
+            return
+        finally:
+            close = getattr(pieces, "close", None)
+            if callable(close):
+                close()
+        server.loop.call_soon_threadsafe(connection.finish, b"0\r\n\r\n", keep)
+
     def _log(self, status: int, size: int) -> None:
         log.debug(
             '"{} {}" {} {} bytes {:.2f} ms'.format(
@@ -163,6 +194,8 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._closing = False
         self._is_advancing = False
+        self._writable = threading.Event()
+        self._writable.set()
         self._transport: asyncio.Transport | None = None
 
     @property
@@ -178,6 +211,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         self.is_busy = False
+        self._writable.set()
         self.server.connections.discard(self)
 
     def eof_received(self) -> bool:
@@ -194,6 +228,30 @@ class Connection(asyncio.Protocol):
         elif len(self._buffer) > _PAUSE_AT and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def wait_until_writable(self) -> bool:
+        """Wait, in another thread than the loop's, while the client reads slowly; whether there still is one."""
+        self._writable.wait()
+        return not self.is_lost
+
+    def send_soon(self, content: bytes) -> None:
+        """Send a part of an answer, from another thread than the loop's."""
+        self.server.loop.call_soon_threadsafe(self._send, content)
+
+    def abort(self) -> None:
+        """Break off in the middle of an answer."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _send(self, content: bytes) -> None:
+        if not self.is_lost and self._transport is not None:
+            self._transport.write(content)
 
     def finish(self, content: bytes, keep_alive: bool) -> None:
         """Send an answer and turn to the next request."""
@@ -319,6 +377,11 @@ class Connection(asyncio.Protocol):
         self.refuse(
             413, "The request's body of {} bytes is larger than the {} allowed".format(size, self.server.max_body)
         )
+
+
+def _chunk(piece: bytes) -> bytes:
+    """A piece of a chunked body; an empty one would end it."""
+    return b"%x\r\n%s\r\n" % (len(piece), piece) if piece else b""
 
 
 class _Malformed(Exception):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _PATH = re.compile(r"/models(?:/([^/]+)(/invoke)?)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_MACHINE_FULL = 0.97
 _FULL = 0.7  # of the memory: from there on the platform is asked to unload something first
 
 
@@ -118,11 +119,13 @@ class MultiModel:
     def unload(self, name: str) -> None:
         """Give the model's memory back. Raises NotFound."""
         with self._lock:
-            if self._urls.pop(name, None) is None:
+            url = self._urls.pop(name, None)
+            if url is None:
                 raise NotFound("Model {} is not loaded yet.".format(name))
             self._codes.pop(name, None)
         if name in self._models.names():
             self._models.unload(name)
+        _forget_modules(url)
         log.info("Unloaded model {}".format(name))
 
     def _load(self, name: str, url: str) -> None:
@@ -153,7 +156,7 @@ class MultiModel:
         with self._importing:  # the path is the process's: another model's modules must not be found meanwhile
             sys.path[:0] = own
             try:
-                return user_code.load(script, "inference_{}".format(re.sub(r"\W", "_", name)))
+                return user_code.load(script, _module_name(name))
             finally:
                 for entry in own:
                     sys.path.remove(entry)
@@ -186,11 +189,43 @@ class MultiModel:
         exchange.answer(200, json.dumps(document).encode())
 
 
+def _module_name(model: str) -> str:
+    return "inference_{}".format(re.sub(r"\W", "_", model))
+
+
+def _forget_modules(folder: str) -> None:
+    """Have modules of a model read again, should it come back: its files may be others then."""
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(folder.rstrip("/") + "/"):
+            del sys.modules[name]
+
+
 def used_memory() -> float:
-    """Which part of the memory that this process may have is in use: of its control group, else of the machine."""
+    """Which part of the memory that this process may have is in use.
+
+    The platform names its share; without one it is its control group's, else the machine's. A machine that has next to
+    nothing left is full whatever the share.
+    """
+    share = int(os.environ.get("CLARY_MEMORY_BYTES") or 0)
+    machine = _used_of_machine()
+    if share:
+        return max(_resident() / share, machine if machine > _MACHINE_FULL else 0.0)
     limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
     if limit and used:
         return used / limit
+    return machine
+
+
+def _resident() -> int:
+    """The memory of this process, in bytes."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _used_of_machine() -> float:
     values: dict[str, int] = {}
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -10,7 +10,7 @@ from clary_toolkit.serving.errors import InvalidArgument, NotFound, ServingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     import numpy as np
@@ -26,14 +26,17 @@ _ATTRIBUTE = re.compile(r"(tfs-[a-z\-]+)=([^,]+)")
 
 
 class Answer:
-    """A status, a body and its content type."""
+    """A status, a body and its content type. `pieces` is a body that is still being made, and is sent as it comes."""
 
-    __slots__ = ("body", "content_type", "status")
+    __slots__ = ("body", "content_type", "pieces", "status")
 
-    def __init__(self, status: int, body: bytes, content_type: str = formats.JSON) -> None:
+    def __init__(
+        self, status: int, body: bytes, content_type: str = formats.JSON, pieces: Iterator[bytes] | None = None
+    ) -> None:
         self.status = status
         self.body = body
         self.content_type = content_type
+        self.pieces = pieces
 
 
 class Target:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 _NEEDED = (
     "clary.host.channels",
+    "clary.host.container_keeper",
     "clary.host.image_preparation",
     "clary.host.metrics",
     "clary.host.model_fetch",

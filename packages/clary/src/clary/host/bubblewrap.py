@@ -148,6 +148,8 @@ def arguments(plan: Plan) -> list[str]:
     options += ["--ro-bind-try", "/sys", "/sys", *_etc(plan)]
     options += ["--bind", str(folder.temporary), "/tmp", "--dir", "/var/tmp", "--dir", "/run", "--dir", "/mnt"]
     options += ["--bind", str(folder.home), _HOME, "--bind", str(folder.opt_ml), "/opt/ml"]
+    for path, shown in plan.read_only.items():
+        options += ["--ro-bind", str(shown), path]
     if plan.sockets is not None:
         options += ["--bind", str(plan.sockets), SOCKETS_INSIDE]
     if folder.checkpoints.is_dir() and spec.checkpoint is not None:

@@ -80,6 +80,11 @@ class HostFolder:
         return self.opt_ml / "model"
 
     @property
+    def models(self) -> Path:
+        """The models of a multi-model container, which its sandbox shows below /opt/ml and lets nobody write."""
+        return self.root / "models"
+
+    @property
     def output_data(self) -> Path:
         """Becomes output.tar.gz."""
         return self.opt_ml / "output" / "data"

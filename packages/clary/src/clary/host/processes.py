@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOST_ID_VARIABLE = "CLARY_HOST_ID"
+CONTAINER_VARIABLE = "CLARY_CONTAINER"  # tells the processes of one of a host's containers from the others'
 _PROC = Path("/proc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -90,22 +91,29 @@ def stop_recipients(main: int) -> list[int]:
     return handlers or [main]
 
 
-def of_host(host_id: str) -> list[int]:
-    """Every process that carries this host's mark, the caller excepted."""
-    mark = f"{HOST_ID_VARIABLE}={host_id}".encode()
+def of_host(host_id: str, container: str = "") -> list[int]:
+    """Every process that carries this host's mark, and the container's where one is named; the caller excepted."""
+    marks = {f"{HOST_ID_VARIABLE}={host_id}".encode()}
+    if container:
+        marks.add(f"{CONTAINER_VARIABLE}={container}".encode())
     found: list[int] = []
     for entry in os.scandir(_PROC):
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with suppress(OSError):
-                if mark in Path(f"{entry.path}/environ").read_bytes().split(b"\0"):
+                if marks <= set(Path(f"{entry.path}/environ").read_bytes().split(b"\0")):
                     found.append(int(entry.name))
     return found
 
 
-def kill_host(host_id: str, seconds: float = 5.0, spare: frozenset[int] = frozenset()) -> list[int]:
-    """Kill every process of a host, and those that it forks meanwhile; returns what is left after `seconds`."""
+def kill_host(
+    host_id: str, seconds: float = 5.0, spare: frozenset[int] = frozenset(), container: str = ""
+) -> list[int]:
+    """Kill every process of a host, or of one of its containers, and those that it forks meanwhile.
+
+    Returns what is left after `seconds`.
+    """
     deadline = time.monotonic() + seconds
-    while left := [pid for pid in of_host(host_id) if pid not in spare and not _is_zombie(pid)]:
+    while left := [pid for pid in of_host(host_id, container) if pid not in spare and not _is_zombie(pid)]:
         for pid in left:
             send(pid, signal.SIGKILL)
         if time.monotonic() > deadline:

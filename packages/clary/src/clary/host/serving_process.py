@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from clary.host import processes
 from clary.host.instance_metrics import InstanceMetrics
@@ -15,7 +16,7 @@ from clary.host.watch import Watch
 
 if TYPE_CHECKING:
     from clary.host.control import Control, Excess
-    from clary.host.report import Reporter
+    from clary.host.output_capture import Line
     from clary.host.sandbox import Plan, Running, Sandbox
 
 _DRAIN_SECONDS = 5.0
@@ -23,12 +24,28 @@ _KILLED = 137
 
 
 class ServingProcess:
-    """Starts the command and ends it. Made in the supervisor's main thread, on whose life the command's depends.
+    """Starts the command and ends it. Made in a thread of the supervisor on whose life the command's depends.
 
     `excess` is the limit that this run has passed, if it has; the caller is to end it then.
+
+    Arguments:
+        plan: what to start.
+        sandbox: in what.
+        control: told of the command's end.
+        log: told its output.
+        measure: told what is used by the whole tree below `measured`, a process id; by the command's where that is
+            None. No `measure`: another container's run measures for all.
     """
 
-    def __init__(self, plan: Plan, sandbox: Sandbox, control: Control, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        sandbox: Sandbox,
+        control: Control,
+        log: Callable[[Sequence[Line]], None],
+        measure: Callable[[list[dict[str, Any]]], None] | None,
+        measured: int | None = None,
+    ) -> None:
         self._plan, self._sandbox, self._control = plan, sandbox, control
         self.exit_code: int | None = None
         self.excess: Excess | None = None
@@ -36,11 +53,13 @@ class ServingProcess:
         self._kills_before = plan.group.out_of_memory_kills()
         self._running: Running = sandbox.start(plan)
         self._pid = self._running.process.pid
-        self._capture = OutputCapture(self._running.output, reporter.log)
+        self._capture = OutputCapture(self._running.output, log)
         threading.Thread(target=self._await_exit, name="exit", daemon=True).start()
         limits = plan.spec.limits
-        self._metrics = InstanceMetrics(self._pid, plan.folder, plan.group, limits, reporter.measure)
-        self._metrics.start()
+        self._metrics: InstanceMetrics | None = None
+        if measure is not None:
+            self._metrics = InstanceMetrics(measured or self._pid, plan.folder, plan.group, limits, measure)
+            self._metrics.start()
         self._watch = Watch(self._pid, plan.folder, plan.group, limits, self._note_excess)
 
     @property
@@ -75,12 +94,14 @@ class ServingProcess:
                 processes.send(pid, signal.SIGKILL)
         self._control.wait(lambda: self.exit_code is not None, _DRAIN_SECONDS)
         self._watch.stop()
-        left = processes.kill_host(self._plan.spec.host_id)
+        order = self._plan.spec
+        left = processes.kill_host(order.host_id, container=order.own_variables[processes.CONTAINER_VARIABLE])
         if left:
             print(f"processes {left} do not die", flush=True)
         if not self._capture.drain(_DRAIN_SECONDS):
             print("something still holds the server's output open", flush=True)
-        self._metrics.stop(self._cpu_seconds)
+        if self._metrics is not None:
+            self._metrics.stop(self._cpu_seconds)
         return _KILLED if self.exit_code is None else self.exit_code
 
     def _await_exit(self) -> None:

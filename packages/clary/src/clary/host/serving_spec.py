@@ -38,6 +38,7 @@ class ServingContainer(_Data):
     environment: dict[str, str]  # the request's Environment plus the platform's own variables, credentials included
     model: ModelSource | None = None
     mode: Literal["SingleModel", "MultiModel"] = "SingleModel"
+    keeps_models: bool = True  # of several models: loaded between requests ("ModelCacheSetting" is not "Disabled")
     entrypoint: tuple[str, ...] = ()  # empty: the image's own entrypoint
     arguments: tuple[str, ...] = ()  # both empty: the word `serve`
 
@@ -52,7 +53,8 @@ class ReplicaSpec(_Data):
     variant: str
     replica: int = 0  # counts from 0 within the variant
     instance_type: str = ""
-    containers: tuple[ServingContainer, ...] = Field(min_length=1)
+    containers: tuple[ServingContainer, ...] = Field(min_length=1)  # in the order in which they are called
+    direct: bool = False  # a request names the container that it is for, instead of going through all
     limits: Limits  # its max_runtime_seconds has no meaning here: an endpoint serves until it is stopped
     network_isolation: bool = False
     startup_seconds: int = 240  # ContainerStartupHealthCheckTimeoutInSeconds: from the start of `serve` to a good ping

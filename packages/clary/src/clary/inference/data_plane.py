@@ -155,8 +155,7 @@ def _stream_error(code: str, message: str) -> bytes:
 def _invocation(name: str, request: WireRequest, caller: Caller, *, streamed: bool) -> Invocation:
     headers = request.headers
     lines = [b"POST /invocations HTTP/1.1\r\nHost: localhost\r\n"]
-    target_variant = hostname = None
-    names_model = False
+    target_variant = hostname = target_model = None
     for header, value in headers.items():
         limit = _LONGEST.get(header)
         if limit is not None and len(value) > limit[1]:
@@ -168,9 +167,10 @@ def _invocation(name: str, request: WireRequest, caller: Caller, *, streamed: bo
             raise errors.invalid(_NOT_OFFERED[header])
         if header in _FORWARDED:
             lines.append(_FORWARDED[header] + b": " + value.encode("latin-1") + b"\r\n")
-            names_model = names_model or header == _SAGEMAKER + "target-model"
             if header == _SAGEMAKER + "target-container-hostname":
                 hostname = value
+            elif header == _SAGEMAKER + "target-model":
+                target_model = value
         elif header == _SAGEMAKER + "target-variant":
             target_variant = value
     accept = headers.get(_SAGEMAKER + "accept" if streamed else "accept")
@@ -184,7 +184,7 @@ def _invocation(name: str, request: WireRequest, caller: Caller, *, streamed: bo
         body=request.body,
         received=time.perf_counter(),
         account_id=caller.account_id,
-        multi_model=names_model,
+        target_model=target_model,
         container_hostname=hostname,
     )
 

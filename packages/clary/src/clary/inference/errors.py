@@ -13,6 +13,7 @@ from clary.state.routing import RoutedEndpoint
 from clary.wire.errors import AwsError
 
 LOG_GROUPS = "/aws/sagemaker/Endpoints/"
+PRIMARY = "primary"  # what the only container of a model is called
 _MESSAGE_CHARACTERS = 64 * 1024
 
 
@@ -37,7 +38,9 @@ def no_endpoint(name: str, account_id: str) -> AwsError:
     return invalid(f"Endpoint {name} of account {account_id} not found.")
 
 
-def model_error(endpoint: RoutedEndpoint, log_stream: str, status: int, message: str) -> AwsError:
+def model_error(
+    endpoint: RoutedEndpoint, log_stream: str, status: int, message: str, container: str = PRIMARY
+) -> AwsError:
     """What a container's answer other than 2xx becomes; `status` 0 when there was no answer."""
     _, _, _, region, account_id, _ = endpoint.arn.split(":", 5)
     kind = "client" if 400 <= status < 500 else "server"
@@ -45,7 +48,7 @@ def model_error(endpoint: RoutedEndpoint, log_stream: str, status: int, message:
     group = LOG_GROUPS + endpoint.name
     return AwsError(
         "ModelError",
-        f'Received {kind} error ({status}) from primary with message "{message}". '
+        f'Received {kind} error ({status}) from {container} with message "{message}". '
         f"See https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#logEventViewer:group={group} "
         f"in account {account_id} for more information.",
         status=424,
@@ -57,9 +60,14 @@ def model_error(endpoint: RoutedEndpoint, log_stream: str, status: int, message:
     )
 
 
-TIMED_OUT = (
-    "Your invocation timed out while waiting for a response from container primary. Review the latency metrics for "
-    "each container in Amazon CloudWatch, resolve the issue, and try again."
-)
+def timed_out(container: str = PRIMARY) -> str:
+    """What AWS says of a container that does not answer in time."""
+    return (
+        f"Your invocation timed out while waiting for a response from container {container}. Review the latency "
+        "metrics for each container in Amazon CloudWatch, resolve the issue, and try again."
+    )
+
+
+TIMED_OUT = timed_out()
 CLOSED = "The container closed the connection before it had answered the invocation: its server exited or failed."
 RESPONSE_TOO_LARGE = "The container's response is larger than 6291456 bytes, the most that InvokeEndpoint returns."

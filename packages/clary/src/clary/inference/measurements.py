@@ -30,6 +30,9 @@ class _Tally:
     instances: int = 1
     model_latency: dict[float, int] = field(default_factory=lambda: defaultdict[float, int](int))
     overhead_latency: dict[float, int] = field(default_factory=lambda: defaultdict[float, int](int))
+    loading_wait: dict[float, int] = field(default_factory=lambda: defaultdict[float, int](int))
+    cache_hits: int = 0
+    cache_misses: int = 0
 
 
 class Measurements:
@@ -49,9 +52,7 @@ class Measurements:
             total_seconds: how long the whole request took, without the time in which its body came.
             instances: how many the variant is to have.
         """
-        tally = self._tallies.get((endpoint, variant))
-        if tally is None:
-            tally = self._tallies[endpoint, variant] = _Tally()
+        tally = self._tally(endpoint, variant)
         tally.invocations += 1
         tally.instances = max(instances, 1)
         if 400 <= status < 500:
@@ -60,6 +61,19 @@ class Measurements:
             tally.server_errors += 1
         tally.model_latency[_rounded(model_seconds * 1e6)] += 1
         tally.overhead_latency[_rounded((total_seconds - model_seconds) * 1e6)] += 1
+
+    def count_model(self, endpoint: str, variant: str, *, hit: bool, wait: int) -> None:
+        """Note whether the model of a multi-model endpoint was loaded already, and the wait for it in microseconds."""
+        tally = self._tally(endpoint, variant)
+        tally.loading_wait[_rounded(wait)] += 1
+        tally.cache_hits += hit
+        tally.cache_misses += not hit
+
+    def _tally(self, endpoint: str, variant: str) -> _Tally:
+        tally = self._tallies.get((endpoint, variant))
+        if tally is None:
+            tally = self._tallies[endpoint, variant] = _Tally()
+        return tally
 
     def take(self) -> list[Reading]:
         """The readings since the last call."""
@@ -70,6 +84,18 @@ class Measurements:
 
 
 def _read(endpoint: str, variant: str, tally: _Tally) -> list[Reading]:
+    total = tally.invocations
+    readings = _of_invocations(endpoint, variant, tally) if total else []
+    for value, count in ((1.0, tally.cache_hits), (0.0, tally.cache_misses)):
+        if count:
+            readings.append(Reading(endpoint, variant, "ModelCacheHit", "None", value, count))
+    waits = tally.loading_wait.items()
+    return readings + [
+        Reading(endpoint, variant, "ModelLoadingWaitTime", "Microseconds", value, count) for value, count in waits
+    ]
+
+
+def _of_invocations(endpoint: str, variant: str, tally: _Tally) -> list[Reading]:
     total = tally.invocations
     readings = [
         Reading(endpoint, variant, "Invocations", "None", 1.0, total),

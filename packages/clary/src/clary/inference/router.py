@@ -18,10 +18,10 @@ import orjson
 from clary.inference import connection, errors
 from clary.inference.connection import Broken, Exchange, Pool, StreamedAnswer, TooLarge, TooSlow, Unreachable
 from clary.inference.measurements import Measurements
+from clary.inference.model_placement import Placement
 from clary.state.routing import RoutedEndpoint, RoutedReplica, RoutedVariant, RoutingTable
 from clary.wire.errors import AwsError
 
-INVOCATION_SECONDS = 60.0
 MAX_RESPONSE = 6_291_456
 MAX_OUTSTANDING = 1024  # on one replica
 HOLD_SECONDS = 30.0  # a request waits so long for a replica that is being started again
@@ -46,7 +46,7 @@ class Invocation:
     body: bytes
     received: float
     account_id: str
-    multi_model: bool = False  # it names a model
+    target_model: str | None = None
     container_hostname: str | None = None
 
 
@@ -68,7 +68,7 @@ class Stream:
 
 
 class _Replica:
-    __slots__ = ("log_stream", "outstanding", "pool", "shunned_until")
+    __slots__ = ("__weakref__", "log_stream", "outstanding", "pool", "shunned_until")
 
     def __init__(self, routed: RoutedReplica) -> None:
         self.log_stream = routed.log_stream
@@ -78,13 +78,18 @@ class _Replica:
 
 
 class _Variant:
-    __slots__ = ("replicas", "routed")
+    __slots__ = ("placement", "replicas", "routed")
 
-    def __init__(self, routed: RoutedVariant, replicas: list[_Replica]) -> None:
-        self.routed, self.replicas = routed, replicas
+    def __init__(self, routed: RoutedVariant, replicas: list[_Replica], placement: Placement) -> None:
+        self.routed, self.replicas, self.placement = routed, replicas, placement
 
-    def pick(self, tried: set[_Replica]) -> _Replica | None:
-        """The replica with the least outstanding requests; of equals any. None when all were tried."""
+    def pick(self, tried: set[_Replica], model: str | None = None) -> _Replica | None:
+        """The replica with the least outstanding requests; of equals any. None when all were tried.
+
+        Of a multi-model endpoint: one that has the model loaded, unless those are busy and another is not.
+        """
+        if model is not None and len(self.replicas) > 1:
+            return self.placement.pick(model, [each for each in self.replicas if each not in tried])
         now = time.perf_counter()
         best: _Replica | None = None
         best_load = (False, 0)
@@ -98,11 +103,13 @@ class _Variant:
         return best
 
 
-class _Endpoint:
-    __slots__ = ("by_name", "routed", "shadows", "variants")
+class _Fleet:
+    """The production variants that one version of an endpoint has."""
 
-    def __init__(self, routed: RoutedEndpoint, variants: list[_Variant], shadows: list[_Variant]) -> None:
-        self.routed, self.variants, self.shadows = routed, variants, shadows
+    __slots__ = ("by_name", "variants")
+
+    def __init__(self, variants: list[_Variant]) -> None:
+        self.variants = variants
         self.by_name = {variant.routed.name: variant for variant in variants}
 
     def pick(self) -> _Variant:
@@ -112,6 +119,34 @@ class _Endpoint:
         candidates = [variant for variant in self.variants if variant.replicas] or self.variants
         weights = [variant.routed.weight for variant in candidates]
         return random.choices(candidates, weights)[0] if sum(weights) > 0 else random.choice(candidates)
+
+
+class _Endpoint:
+    __slots__ = ("incoming", "routed", "serving", "shadows")
+
+    def __init__(
+        self, routed: RoutedEndpoint, variants: list[_Variant], shadows: list[_Variant], incoming: list[_Variant]
+    ) -> None:
+        self.routed, self.shadows = routed, shadows
+        self.serving, self.incoming = _Fleet(variants), _Fleet(incoming)
+
+    @property
+    def variants(self) -> list[_Variant]:
+        return self.serving.variants
+
+    def pick(self, name: str | None = None) -> _Variant | None:
+        """A variant for a request; None when it names one that is not there.
+
+        While an update moves traffic in steps, a part of the requests goes to the fleet that takes over.
+        """
+        fleets = [self.serving]
+        if self.incoming.variants and random.random() < self.routed.incoming_share:
+            fleets = [self.incoming, self.serving]
+        for fleet in fleets:
+            variant = fleet.pick() if name is None else fleet.by_name.get(name)
+            if variant is not None and (variant.replicas or fleet is self.serving):
+                return variant
+        return None
 
 
 class Router:
@@ -128,6 +163,7 @@ class Router:
         self._measurements = measurements
         self._endpoints: dict[str, _Endpoint] = {}
         self._replicas: dict[tuple[str, str], _Replica] = {}
+        self._placements: dict[tuple[str, str], Placement] = {}
         self._held = 0
         self._shadowing: set[asyncio.Task[None]] = set()
 
@@ -140,11 +176,24 @@ class Router:
             self._replicas[key] = before.get(key) or _Replica(routed)
             return self._replicas[key]
 
-        def variants(routed: tuple[RoutedVariant, ...]) -> list[_Variant]:
-            return [_Variant(variant, [replica(each) for each in variant.replicas]) for variant in routed]
+        placements, self._placements = self._placements, {}
+
+        def variants(endpoint: str, routed: tuple[RoutedVariant, ...]) -> list[_Variant]:
+            made: list[_Variant] = []
+            for variant in routed:
+                key = (endpoint, variant.name)
+                self._placements[key] = placements.get(key) or Placement()
+                replicas = [replica(each) for each in variant.replicas]
+                made.append(_Variant(variant, replicas, self._placements[key]))
+            return made
 
         self._endpoints = {
-            name: _Endpoint(endpoint, variants(endpoint.variants), variants(endpoint.shadow_variants))
+            name: _Endpoint(
+                endpoint,
+                variants(name, endpoint.variants),
+                variants(name, endpoint.shadow_variants),
+                variants(name, endpoint.incoming),
+            )
             for name, endpoint in table.endpoints.items()
         }
         for key, gone in before.items():
@@ -178,7 +227,7 @@ class Router:
             answer = await self._send(call, endpoint, variant, sent, ask)
             status = answer.status
             if not 200 <= status < 300:
-                raise _refused(endpoint, sent, answer.status, answer.header(b"x-clary-error"), answer.body)
+                raise _refused(endpoint, variant, sent, answer.status, answer.header, answer.body)
         except AwsError as error:
             status = status if status != 500 else _status_of(error)
             raise
@@ -204,7 +253,7 @@ class Router:
             status = answer.status
             if not 200 <= status < 300:
                 text = await answer.rest(MAX_RESPONSE)
-                raise _refused(endpoint, sent, status, answer.header(b"x-clary-error"), text)
+                raise _refused(endpoint, variant, sent, status, answer.header, text)
         except AwsError as error:
             status = status if status != 500 else _status_of(error)
             raise
@@ -221,15 +270,12 @@ class Router:
             endpoint = self._endpoints.get(call.endpoint)
         if endpoint is None or not endpoint.variants:
             raise errors.no_endpoint(call.endpoint, call.account_id)
-        if call.target_variant is None:
-            variant = endpoint.pick()
-        else:
-            variant = endpoint.by_name.get(call.target_variant)
-            if variant is None:
-                names = ", ".join(endpoint.by_name)
-                raise errors.invalid(
-                    f"The endpoint {call.endpoint} has no production variant {call.target_variant}. It has: {names}."
-                )
+        variant = endpoint.pick(call.target_variant)
+        if variant is None:
+            names = ", ".join(endpoint.serving.by_name)
+            raise errors.invalid(
+                f"The endpoint {call.endpoint} has no production variant {call.target_variant}. It has: {names}."
+            )
         _check_target(call, variant.routed)
         return endpoint, variant
 
@@ -246,7 +292,7 @@ class Router:
         tried: set[_Replica] = set()
         again = False
         while True:
-            replica = variant.pick(tried)
+            replica = variant.pick(tried, call.target_model)
             if replica is None:
                 endpoint, variant = await self._hold(call, variant, began)
                 tried.clear()
@@ -256,8 +302,10 @@ class Router:
             replica.outstanding += 1
             sent.at, sent.log_stream = time.perf_counter(), replica.log_stream
             try:
-                answer = await ask(replica, INVOCATION_SECONDS, again)
+                answer = await ask(replica, variant.routed.answer_seconds, again)
                 if answer.status != 503 or answer.header(b"x-clary-error") != b"Loading":
+                    if call.target_model is not None:
+                        sent.waited = self._note_model(call.target_model, endpoint, variant, replica, answer)
                     return answer
                 answer.close()
                 replica.shunned_until = time.perf_counter() + _SHUN_SECONDS
@@ -295,13 +343,26 @@ class Router:
         endpoint = self._endpoints.get(call.endpoint)
         if endpoint is None or not endpoint.variants:
             raise errors.no_endpoint(call.endpoint, call.account_id)
-        return endpoint, endpoint.by_name.get(variant.routed.name) or endpoint.pick()
+        return endpoint, endpoint.pick(variant.routed.name) or endpoint.serving.pick()
 
     def _measure(self, endpoint: _Endpoint, variant: _Variant, status: int, sent: _Sent, call: Invocation) -> None:
         total = time.perf_counter() - call.received
+        by_model = max(sent.seconds - sent.waited, 0.0)  # loading a model is not its latency
         self._measurements.count(
-            endpoint.routed.name, variant.routed.name, status, sent.seconds, total, variant.routed.instance_count
+            endpoint.routed.name, variant.routed.name, status, by_model, total, variant.routed.instance_count
         )
+
+    def _note_model(
+        self, model: str, endpoint: _Endpoint, variant: _Variant, replica: _Replica, answer: Exchange | StreamedAnswer
+    ) -> float:
+        """Learn from an answer who has the model; the seconds for which the request waited for it to be loaded."""
+        hit, waited = answer.header(b"x-clary-model-cache-hit"), answer.header(b"x-clary-model-wait-us")
+        if hit is None or waited is None:
+            variant.placement.forget(model, replica)
+            return 0.0
+        variant.placement.note(model, replica)
+        self._measurements.count_model(endpoint.routed.name, variant.routed.name, hit=hit == b"1", wait=int(waited))
+        return int(waited) / 1e6
 
     def _copy_to_shadows(self, endpoint: _Endpoint, call: Invocation) -> None:
         """Send a copy to shadow variants, as often as their weights say, and drop what they answer."""
@@ -313,14 +374,14 @@ class Router:
                 task.add_done_callback(self._shadowing.discard)
 
     async def _shadow(self, variant: _Variant, call: Invocation) -> None:
-        replica = variant.pick(set())
+        replica = variant.pick(set(), call.target_model)
         if replica is None or replica.outstanding >= MAX_OUTSTANDING:
             return
         replica.outstanding += 1
         began, status = time.perf_counter(), 500
         try:
             answer = await connection.exchange(
-                replica.pool, call.head, call.body, seconds=INVOCATION_SECONDS, limit=MAX_RESPONSE
+                replica.pool, call.head, call.body, seconds=variant.routed.answer_seconds, limit=MAX_RESPONSE
             )
             status = answer.status
         except (Unreachable, Broken, TooSlow, TooLarge):
@@ -335,19 +396,22 @@ class Router:
 class _Sent:
     """To whom a request went last, when, and how long that took."""
 
-    __slots__ = ("at", "log_stream", "seconds")
+    __slots__ = ("at", "log_stream", "seconds", "waited")
 
     def __init__(self) -> None:
-        self.at = self.seconds = 0.0
+        self.at = self.seconds = self.waited = 0.0
         self.log_stream = ""
 
 
 def _check_target(call: Invocation, variant: RoutedVariant) -> None:
-    if variant.multi_model != call.multi_model:
+    if variant.multi_model and not call.target_model:
         raise errors.invalid(
-            f"The endpoint {call.endpoint} is a multi-model endpoint: TargetModel must name one of its models."
-            if variant.multi_model
-            else f"TargetModel can only be given to a multi-model endpoint, and {call.endpoint} is none."
+            f"Endpoint {call.endpoint} is a multi-model endpoint and the request is missing a target model header. "
+            "TargetModel must name one of its models."
+        )
+    if call.target_model is not None and not variant.multi_model:
+        raise errors.invalid(
+            f"Endpoint {call.endpoint} is not a multi-model endpoint and does not support target model header."
         )
     hostnames = variant.container_hostnames
     if bool(hostnames) != bool(call.container_hostname):
@@ -364,18 +428,35 @@ def _check_target(call: Invocation, variant: RoutedVariant) -> None:
         )
 
 
-def _refused(endpoint: _Endpoint, sent: _Sent, status: int, own: bytes | None, body: bytes) -> AwsError:
+def _refused(
+    endpoint: _Endpoint,
+    variant: _Variant,
+    sent: _Sent,
+    status: int,
+    header: Callable[[bytes], bytes | None],
+    body: bytes,
+) -> AwsError:
     """The error that a container's error becomes. Clary's own server says by a header when it is not the model's."""
     text = body.decode("utf-8", "replace")
-    if own is not None:
-        message = _message(body) or text
-        if own == b"ServiceUnavailable":
+    own = header(b"x-clary-error")
+    if own is None:
+        several = header(b"x-clary-container")
+        container = several.decode("latin-1") if several and variant.routed.in_series else errors.PRIMARY
+        return errors.model_error(endpoint.routed, sent.log_stream, status, text, container)
+    message = _message(body) or text
+    match own:
+        case b"ServiceUnavailable":
             return errors.ServiceUnavailable(message)
-        if own == b"ModelNotReadyException":
+        case b"ModelNotReadyException":
             return errors.ModelNotReady(message)
-        if own == b"ValidationError":
+        case b"ValidationError":
             return errors.invalid(message)
-    return errors.model_error(endpoint.routed, sent.log_stream, status, text)
+        case b"ContainerTimedOut":
+            return errors.model_error(endpoint.routed, sent.log_stream, 0, errors.timed_out(message), message)
+        case b"ContainerClosed":
+            return errors.model_error(endpoint.routed, sent.log_stream, 0, errors.CLOSED, message)
+        case _:
+            return errors.model_error(endpoint.routed, sent.log_stream, status, message)
 
 
 def _message(body: bytes) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from clary.host.spec import Ending, Phase
 from clary.lifecycle.failure_reasons import capacity_reason, replica_reason, timeout_reason
+from clary.lifecycle.traffic_shifting import due_share, step
 from clary.lifecycle.training_placement import NeverFits
 from clary.state.endpoints import Endpoint, EndpointReplica, changed_variant
 
@@ -88,7 +89,9 @@ def _bring_up(endpoint: Endpoint, at: dt.datetime, fill: Fill) -> None:
     if reason is not None:
         _give_up(endpoint, plan, reason, at)
     elif all(sum(_serves(r) and r.variant == v["name"] for r in replicas) >= v["count"] for v in plan["variants"]):
-        _take_over(endpoint, plan, at)
+        _move_traffic(endpoint, plan, replicas, at)
+    elif plan.get("shift"):
+        _route(replicas)
 
 
 def _why_given_up(
@@ -113,6 +116,26 @@ def _give_up(endpoint: Endpoint, plan: Mapping[str, Any], reason: str, at: dt.da
     else:
         endpoint.target = None
         _settle(endpoint, "RollingBack", at, failure=reason)
+
+
+def _move_traffic(
+    endpoint: Endpoint, plan: dict[str, Any], replicas: Sequence[EndpointReplica], at: dt.datetime
+) -> None:
+    """Give the new fleet the share of the requests that it is to have by now; all of it in the end."""
+    routing = _policy(endpoint).get("TrafficRoutingConfiguration", {})
+    shift: Mapping[str, Any] | None = plan.get("shift")
+    share = due_share(routing, shift, sum(v["count"] for v in plan["variants"] if not v["shadow"]), at)
+    if endpoint.serving is None or share >= 1:
+        _take_over(endpoint, {name: value for name, value in plan.items() if name != "shift"}, at)
+        return
+    _route(replicas)
+    if shift is None or share != shift["share"]:
+        endpoint.target = {**plan, "shift": step(share, at)}
+
+
+def _route(replicas: Sequence[EndpointReplica]) -> None:
+    for replica in replicas:
+        replica.routed = _serves(replica) and not _leaves(replica)
 
 
 def _take_over(endpoint: Endpoint, plan: dict[str, Any], at: dt.datetime) -> None:
@@ -140,8 +163,7 @@ def _keep_up(endpoint: Endpoint, at: dt.datetime, fill: Fill) -> None:
     for variant in plan["variants"]:
         live = [r for r in endpoint.replicas if _is_of(r, plan) and r.variant == variant["name"] and not _leaves(r)]
         _retire([replica for replica in live if replica.position >= variant["desired_count"]], at)
-        for replica in live:
-            replica.routed = _serves(replica) and not _leaves(replica)
+        _route(live)
         reached = sum(replica.routed for replica in live) >= variant["desired_count"]
         plan = changed_variant(
             plan,

@@ -194,7 +194,8 @@ class EndpointController:
 def _routed(endpoint: Endpoint) -> tuple[object, ...]:
     """All of an endpoint that the routing table is made of."""
     replicas = sorted((replica.host_id, replica.address or "") for replica in endpoint.replicas if replica.routed)
-    return endpoint.status, endpoint.serving, replicas
+    shift = (endpoint.target or {}).get("shift")
+    return endpoint.status, endpoint.serving, shift, replicas
 
 
 def _nothing(_session: Session, _endpoint: Endpoint) -> None: ...

@@ -60,6 +60,7 @@ def replica_spec(
         containers=tuple(
             _container(definition, number, platform) for number, definition in enumerate(containers_of(model), start=1)
         ),
+        direct=model.get("InferenceExecutionConfig", {}).get("Mode") == "Direct",
         limits=Limits(
             cpus=limit.cpus,
             memory_bytes=limit.memory_bytes,
@@ -94,6 +95,7 @@ def _container(definition: Mapping[str, Any], number: int, platform: Mapping[str
         environment={**platform, **definition.get("Environment", {})},
         model=_model_source(definition),
         mode=definition.get("Mode", "SingleModel"),
+        keeps_models=definition.get("MultiModelConfig", {}).get("ModelCacheSetting") != "Disabled",
     )
 
 

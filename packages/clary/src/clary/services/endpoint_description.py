@@ -92,6 +92,8 @@ def _variant(
         told["InstanceType"] = variant["instance_type"]
         message = endpoint.progress or _last_message([replica.phases for replica in replicas])
         status = _IN_PROGRESS.get(endpoint.status, "Updating")
+        if shift := plan.get("shift"):
+            status, message = "Baking", f"The new fleet gets {shift['share']:.0%} of the requests."
         told["VariantStatus"] = [{"Status": status, "StatusMessage": message, "StartTime": endpoint.target_since}]
     return told
 

@@ -25,6 +25,7 @@ _VARIANT_NOT_OFFERED = {
     "InstancePools": "pools of instance types",
     "ServerlessConfig": "serverless inference",
 }
+_LARGEST_STEP = 50  # percent
 _STRATEGIES = ("LEAST_OUTSTANDING_REQUESTS", "RANDOM")
 
 
@@ -65,10 +66,19 @@ def check_deployment(params: Mapping[str, Any]) -> None:
     if config.get("AutoRollbackConfiguration", {}).get("Alarms"):
         raise ValidationError("Clary has no alarms that roll an update back. Remove AutoRollbackConfiguration.")
     routing = config.get("BlueGreenUpdatePolicy", {}).get("TrafficRoutingConfiguration", {})
-    if routing.get("Type", "ALL_AT_ONCE") != "ALL_AT_ONCE":
+    for kind, member, least in (("CANARY", "CanarySize", 1), ("LINEAR", "LinearStepSize", 10)):
+        if routing.get("Type") == kind:
+            _check_step(kind, member, routing.get(member), least)
+        elif member in routing:
+            raise ValidationError(f"{member} applies to traffic routing of the type {kind}.")
+
+
+def _check_step(kind: str, member: str, size: Mapping[str, Any] | None, least: int) -> None:
+    if size is None:
+        raise ValidationError(f"Traffic routing of the type {kind} needs a {member}.")
+    if size["Type"] == "CAPACITY_PERCENT" and not least <= size["Value"] <= _LARGEST_STEP:
         raise ValidationError(
-            f"Clary moves the traffic of an update ALL_AT_ONCE. Received: TrafficRoutingConfiguration.Type="
-            f"{routing['Type']}"
+            f"{member} must be from {least} to {_LARGEST_STEP} percent of the capacity. Received: {size['Value']}"
         )
 
 

@@ -193,10 +193,14 @@ def _continuing(items: Sequence[_Item], received: int) -> list[_Item]:
 
 
 def _sample(host: Any, point: MetricPoint) -> metrics.Sample:
-    """A reading of the instance belongs to the host or variant, what the script printed to the job."""
+    """A reading of the instance belongs to the host or variant, what the script printed to the job.
+
+    What a replica reports beside readings of the instance is about its models, and durations of those are in
+    microseconds.
+    """
     endpoint = getattr(host, "endpoint_name", None)
     if endpoint:
-        namespace = metrics.ENDPOINT_NAMESPACE
+        namespace = metrics.ENDPOINT_NAMESPACE if point.instance else metrics.INVOCATION_NAMESPACE
         dimensions = (("EndpointName", endpoint), ("VariantName", host.variant))
     else:
         namespace = metrics.TRAINING_NAMESPACE
@@ -204,4 +208,6 @@ def _sample(host: Any, point: MetricPoint) -> metrics.Sample:
         dimensions = (of_host if point.instance else ("TrainingJobName", host.job_name),)
     timestamp_ms = int(point.timestamp.timestamp() * 1000)
     unit = "Percent" if point.instance and point.name.endswith("Utilization") else "None"
+    if endpoint and point.name.endswith("Time"):
+        unit = "Microseconds"
     return metrics.value_sample(namespace, point.name, dimensions, timestamp_ms, point.value, unit=unit)

@@ -38,13 +38,9 @@ def check_request(params: Mapping[str, Any]) -> None:
         raise ValidationError(f"A model needs either PrimaryContainer or Containers. Received: {given}.")
     if primary is not None and "InferenceExecutionConfig" in params:
         raise ValidationError("InferenceExecutionConfig applies to a model with several Containers.")
-    if len(containers) > 1:
-        raise ValidationError(
-            f"Clary does not offer models with containers in series yet. Received: {len(containers)} Containers"
-        )
     role = params.get("ExecutionRoleArn", "none")
     for container in containers or [primary]:
-        _check_container(container, role, alone=not containers)
+        _check_container(container, role)
     _check_hostnames(params, containers)
 
 
@@ -75,7 +71,7 @@ async def check_model_data(context: Context, params: Mapping[str, Any]) -> None:
             )
 
 
-def _check_container(container: Mapping[str, Any], role: str, *, alone: bool) -> None:
+def _check_container(container: Mapping[str, Any], role: str) -> None:
     for member, feature in _NOT_OFFERED.items():
         if container.get(member):
             raise ValidationError(f"Clary does not offer {feature}. Remove {member} from the container.")
@@ -92,13 +88,17 @@ def _check_container(container: Mapping[str, Any], role: str, *, alone: bool) ->
     for member, feature in _SOURCE_NOT_OFFERED.items():
         if source and source.get(member):
             raise ValidationError(f"Clary does not offer {feature}. Remove {member} from ModelDataSource.")
-    _check_mode(container, alone=alone)
+    _check_mode(container)
 
 
-def _check_mode(container: Mapping[str, Any], *, alone: bool) -> None:
+def _check_mode(container: Mapping[str, Any]) -> None:
     uri = container.get("ModelDataUrl")
     if container.get("Mode", "SingleModel") == "MultiModel":
-        raise ValidationError("Clary does not offer multi-model endpoints yet. Received: Mode=MultiModel")
+        if not uri:
+            raise ValidationError(
+                "A container whose Mode is MultiModel needs a ModelDataUrl: the S3 prefix below which its models lie."
+            )
+        return
     if "MultiModelConfig" in container:
         raise ValidationError("MultiModelConfig applies to containers whose Mode is MultiModel.")
     if uri and not uri.endswith(".tar.gz"):
@@ -108,12 +108,19 @@ def _check_mode(container: Mapping[str, Any], *, alone: bool) -> None:
 
 
 def _check_hostnames(params: Mapping[str, Any], containers: Sequence[Mapping[str, Any]]) -> None:
-    names = [container["ContainerHostname"] for container in containers if container.get("ContainerHostname")]
+    names = [
+        container.get("ContainerHostname") or f"container-{number}"
+        for number, container in enumerate(containers, start=1)
+    ]
     doubled = next((name for name, count in Counter(names).items() if count > 1), None)
     if doubled:
         raise ValidationError(f"Container hostnames must be unique within a model. Received twice: {doubled}")
-    if params.get("InferenceExecutionConfig", {}).get("Mode") == "Direct":
-        raise ValidationError("Clary does not call the containers of a model one by one. Received: Mode=Direct")
+    if params.get("InferenceExecutionConfig", {}).get("Mode") != "Direct":
+        return
+    if not all(container.get("ContainerHostname") for container in containers):
+        raise ValidationError(
+            "Each container of a model whose InferenceExecutionConfig.Mode is Direct needs a ContainerHostname."
+        )
 
 
 def _model_uri(container: Mapping[str, Any]) -> str | None:

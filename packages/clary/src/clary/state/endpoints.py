@@ -22,7 +22,8 @@ class Endpoint(Leased, Base):
     those are deleted. `serving` is what answers requests now; `target` is what an update, or the creation, is
     bringing up. A plan is {"generation", "config_name", "config", "models": {name: request}, "variants"}; a variant
     is {"name", "model", "instance_type", "shadow", "weight", "count", "desired_weight", "desired_count"}, where
-    weight and count are what is, the desired ones what is being brought about.
+    weight and count are what is, the desired ones what is being brought about. While traffic is moved in steps, the
+    target has "shift": the "share" of the requests that it gets, from 0 to 1, and the time "since" when.
     """
 
     __tablename__ = "endpoints"

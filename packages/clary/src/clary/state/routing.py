@@ -15,6 +15,9 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from clary.state.database import Base, Database, table_of
 from clary.state.endpoints import Endpoint, EndpointReplica
 
+ANSWER_SECONDS = 60.0
+_MODEL_SECONDS = 60.0  # more, in which a multi-model endpoint's replica loads the model
+
 
 class RoutingVersion(Base):
     """One row, whose number grows with every change of the routing table."""
@@ -43,12 +46,18 @@ class RoutedVariant:
     replicas: tuple[RoutedReplica, ...]
     instance_count: int  # how many it is to have: for InvocationsPerInstance
     multi_model: bool = False
+    in_series: bool = False  # of containers: errors name the one that they come from
+    answer_seconds: float = ANSWER_SECONDS  # within which a replica answers, or says why it cannot
     container_hostnames: tuple[str, ...] = ()  # of a model whose containers are called one by one ("Direct" mode)
 
 
 @dataclass(frozen=True)
 class RoutedEndpoint:
-    """What the router needs to know of one endpoint."""
+    """What the router needs to know of one endpoint.
+
+    `incoming` are the production variants of a fleet that is taking over; it gets `incoming_share` of the requests,
+    from 0 to 1.
+    """
 
     name: str
     arn: str
@@ -56,6 +65,8 @@ class RoutedEndpoint:
     variants: tuple[RoutedVariant, ...]
     shadow_variants: tuple[RoutedVariant, ...] = ()
     data_capture: Mapping[str, Any] | None = None  # DataCaptureConfig, when it is enabled
+    incoming: tuple[RoutedVariant, ...] = ()
+    incoming_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,9 +80,16 @@ class RoutingTable:
 _VERSION = select(table_of(RoutingVersion).c.version)
 _ENDPOINT = table_of(Endpoint).c
 _REPLICA = table_of(EndpointReplica).c
-_ENDPOINTS = select(_ENDPOINT.id, _ENDPOINT.name, _ENDPOINT.arn, _ENDPOINT.status, _ENDPOINT.serving)
+_ENDPOINTS = select(_ENDPOINT.id, _ENDPOINT.name, _ENDPOINT.arn, _ENDPOINT.status, _ENDPOINT.serving, _ENDPOINT.target)
 _REPLICAS = (
-    select(_REPLICA.endpoint_id, _REPLICA.variant, _REPLICA.host_id, _REPLICA.address, _REPLICA.log_stream)
+    select(
+        _REPLICA.endpoint_id,
+        _REPLICA.generation,
+        _REPLICA.variant,
+        _REPLICA.host_id,
+        _REPLICA.address,
+        _REPLICA.log_stream,
+    )
     .where(_REPLICA.routed.is_(True))
     .order_by(_REPLICA.position, _REPLICA.host_id)
 )
@@ -88,24 +106,24 @@ def routing_table(database: Database) -> RoutingTable:
     with database.reading() as session:  # one snapshot: the version is that of these rows
         version = session.scalar(_VERSION) or 0
         endpoints = session.execute(_ENDPOINTS).all()
-        replicas: dict[tuple[int, str], list[RoutedReplica]] = {}
-        for endpoint_id, variant, host_id, address, log_stream in session.execute(_REPLICAS):
-            replicas.setdefault((endpoint_id, variant), []).append(RoutedReplica(host_id, address, log_stream))
+        replicas: _Replicas = {}
+        for endpoint_id, generation, variant, host_id, address, log_stream in session.execute(_REPLICAS):
+            found = RoutedReplica(host_id, address, log_stream)
+            replicas.setdefault((endpoint_id, generation, variant), []).append(found)
     routed: dict[str, RoutedEndpoint] = {}
-    for endpoint_id, name, arn, status, serving in endpoints:
-        plan: dict[str, Any] = serving or {"variants": [], "models": {}, "config": {}}
-        variants = [
-            (bool(variant["shadow"]), _variant(plan, variant, tuple(replicas.get((endpoint_id, variant["name"]), ()))))
-            for variant in plan["variants"]
-        ]
+    for endpoint_id, name, arn, status, serving, target in endpoints:
+        plan: dict[str, Any] = serving or _NO_PLAN
+        shift = (target or {}).get("shift")
         capture = plan["config"].get("DataCaptureConfig")
         routed[name] = RoutedEndpoint(
             name=name,
             arn=arn,
             status=status,
-            variants=tuple(variant for shadow, variant in variants if not shadow),
-            shadow_variants=tuple(variant for shadow, variant in variants if shadow),
+            variants=_variants(endpoint_id, plan, replicas, shadow=False),
+            shadow_variants=_variants(endpoint_id, plan, replicas, shadow=True),
             data_capture=capture if capture and capture.get("EnableCapture") else None,
+            incoming=_variants(endpoint_id, target, replicas, shadow=False) if shift else (),
+            incoming_share=shift["share"] if shift else 0.0,
         )
     return RoutingTable(version, routed)
 
@@ -117,15 +135,32 @@ def routing_changed(session: Session) -> None:
         session.execute(insert(table_of(RoutingVersion)).values(id=1, version=1))
 
 
+_Replicas = dict[tuple[int, int, str], list[RoutedReplica]]  # by endpoint, generation and variant
+_NO_PLAN: dict[str, Any] = {"generation": 0, "variants": [], "models": {}, "config": {}}
+
+
+def _variants(
+    endpoint_id: int, plan: Mapping[str, Any], replicas: _Replicas, *, shadow: bool
+) -> tuple[RoutedVariant, ...]:
+    return tuple(
+        _variant(plan, variant, tuple(replicas.get((endpoint_id, plan["generation"], variant["name"]), ())))
+        for variant in plan["variants"]
+        if bool(variant["shadow"]) is shadow
+    )
+
+
 def _variant(plan: Mapping[str, Any], variant: Mapping[str, Any], replicas: tuple[RoutedReplica, ...]) -> RoutedVariant:
     model: Mapping[str, Any] = plan["models"][variant["model"]]
     containers: list[Mapping[str, Any]] = model.get("Containers") or [model["PrimaryContainer"]]
+    several_models = any(container.get("Mode") == "MultiModel" for container in containers)
     direct = model.get("InferenceExecutionConfig", {}).get("Mode") == "Direct"
     return RoutedVariant(
         name=variant["name"],
         weight=variant["weight"],
         replicas=replicas,
         instance_count=variant["desired_count"],
-        multi_model=containers[0].get("Mode") == "MultiModel",
+        multi_model=several_models,
+        in_series=len(containers) > 1,
+        answer_seconds=ANSWER_SECONDS + (len(containers) > 1) + (_MODEL_SECONDS if several_models else 0),
         container_hostnames=tuple(container["ContainerHostname"] for container in containers) if direct else (),
     )

@@ -102,8 +102,8 @@ def manual_assignment(graph: Graph, pinned: Mapping[int, int], default: int) -> 
                 how = "is pinned to" if index in pinned else "falls into the default"
                 raise PinError(
                     f"Operation {operation.name!r} {how} partition {stage_of[index]}, but needs "
-                    f"{graph.operations[source].name!r} of the later partition {stage_of[source]}. Stages run in order: "
-                    f"pin it to partition {stage_of[source]} or a later one, or let auto_partition=True choose."
+                    f"{graph.operations[source].name!r} of the later partition {stage_of[source]}. Stages run in order:"
+                    f" pin it to partition {stage_of[source]} or a later one, or let auto_partition=True choose."
                 )
     for group in graph.together:
         if len({stage_of[index] for index in group}) > 1:

@@ -1,0 +1,8 @@
+"""Makes a graph of operations from a Keras 3 model: Sequential, functional or subclassed.
+
+Needs Keras and TensorFlow. `pipeline` and the command line call it; it calls `graph`.
+"""
+
+from clary_parallel.analyse.keras_model import Call, TracedModel, UntraceableError, trace_model
+
+__all__ = ["Call", "TracedModel", "UntraceableError", "trace_model"]

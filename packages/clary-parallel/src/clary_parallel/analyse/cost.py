@@ -1,7 +1,8 @@
 """What an operation costs, estimated from its shapes: good enough to compare the operations of one model.
 
-A weight of a dense, convolutional or recurrent layer is multiplied and added once for each position (pixel, time step, example)
-that it is applied to; attention also multiplies every position with every other. All else is counted by its outputs.
+A weight of a dense, convolutional or recurrent layer is multiplied and added once for each position (pixel, time step,
+example) that it is applied to; attention also multiplies every position with every other. All else is counted by its
+outputs.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ import numpy as np
 from clary_parallel.analyse.cost import estimate_flops, estimate_seconds
 from clary_parallel.graph import Graph, Operation
 
+_FUNCTIONAL: Any = type(keras.Model(_input := keras.Input(()), _input))
+
 
 class UntraceableError(ValueError):
     """A model, or a layer of it, whose graph cannot be read; the message names it and the way out."""
@@ -45,12 +47,14 @@ class TracedModel:
         calls: The call behind each operation of the graph.
         inputs: The model's symbolic inputs, in the order of `keras.tree.flatten`.
         outputs: The model's symbolic outputs, in the same order.
+        structure: The outputs in the structure in which the model returns them.
     """
 
     graph: Graph
     calls: tuple[Call, ...]
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
+    structure: Any
 
 
 def trace_model(model: Any, microbatch: int = 1, inputs: Any = None) -> TracedModel:
@@ -72,7 +76,8 @@ def trace_model(model: Any, microbatch: int = 1, inputs: Any = None) -> TracedMo
     calls = [Call(_source(tensor)[0], (), (tensor,)) for tensor in flat_inputs] + [
         call for call in calls if not any(id(tensor) in given for tensor in call.outputs)
     ]
-    return TracedModel(_graph(calls, flat_inputs, flat_outputs, microbatch), tuple(calls), flat_inputs, flat_outputs)
+    graph = _graph(calls, flat_inputs, flat_outputs, microbatch)
+    return TracedModel(graph, tuple(calls), flat_inputs, flat_outputs, symbolic_outputs)
 
 
 def _symbolic(model: Any, inputs: Any) -> tuple[Any, Any]:
@@ -82,9 +87,9 @@ def _symbolic(model: Any, inputs: Any) -> tuple[Any, Any]:
             f"Model {model.name!r} is a Sequential without an input shape. Begin it with keras.Input(shape), or call "
             "model.build(shape)."
         )
-    functional = isinstance(model, keras.Model) and model.__class__.call is not keras.Model.call and _is_functional(model)
-    if functional and inputs is None and not any(isinstance(layer, keras.Model) for layer in model.layers):
-        return _structure(model.inputs), model.outputs
+    nested = any(isinstance(layer, keras.Model) for layer in model.layers)
+    if _is_functional(model) and inputs is None and not nested:
+        return list(model.inputs), _structured(model, model.outputs)
     if inputs is None:
         inputs = keras.tree.map_structure(_fresh_input, _structure_of_inputs(model))
     try:
@@ -93,8 +98,8 @@ def _symbolic(model: Any, inputs: Any) -> tuple[Any, Any]:
         raise
     except Exception as error:
         raise UntraceableError(
-            f"Model {model.name!r} cannot be traced: {_first_line(error)}. Its call must use Keras layers and keras.ops only: "
-            "wrap other TensorFlow calls in a keras.layers.Layer with compute_output_shape, which then stays in one "
+            f"Model {model.name!r} cannot be traced: {_first_line(error)}. Its call must use Keras layers and keras.ops "
+            "only: wrap other TensorFlow calls in a keras.layers.Layer with compute_output_shape, which then stays in one "
             "piece, or build the model with the functional API."
         ) from error
 
@@ -103,39 +108,39 @@ def _open(model: Any, inputs: Any) -> Any:
     """Call a model on symbolic tensors, and models inside it too, so that only leaf layers leave a trace."""
     if not _is_functional(model):
         return model.call(inputs)
-    source = _functional_of(model)
-    values: dict[int, Any] = dict(
-        zip((id(tensor) for tensor in source.inputs), keras.tree.flatten(inputs), strict=True)
-    )
+    values: dict[int, Any] = dict(zip((id(tensor) for tensor in model.inputs), keras.tree.flatten(inputs), strict=True))
     given = set(values)
-    for call in _calls(tuple(source.outputs)):
+    for call in _calls(tuple(model.outputs)):
         if all(id(tensor) in given for tensor in call.outputs):
             continue
         node = _node(call.outputs[0])
-        arguments, options = keras.tree.map_structure(
-            lambda value: values[id(value)] if isinstance(value, keras.KerasTensor) else value,
-            (node.arguments.args, node.arguments.kwargs),
-        )
+
+        def current(value: Any) -> Any:
+            return values[id(value)] if isinstance(value, keras.KerasTensor) else value  # noqa: B023 - called at once
+
+        arguments, options = keras.tree.map_structure(current, (node.arguments.args, node.arguments.kwargs))
         if isinstance(call.operation, keras.Model):
             result = _open(call.operation, arguments[0] if arguments else options["inputs"])
         else:
             result = call.operation(*arguments, **options)
         for old, new in zip(call.outputs, keras.tree.flatten(result), strict=True):
             values[id(old)] = new
-    return [values[id(tensor)] for tensor in source.outputs]
+    return _structured(model, [values[id(tensor)] for tensor in model.outputs])
 
 
 def _is_functional(model: Any) -> bool:
-    return isinstance(model, keras.Sequential) or type(model).__name__ == "Functional" or hasattr(model, "_nodes")
+    """Whether the model's graph is at hand; it is not where a functional model's call was overridden."""
+    if isinstance(model, keras.Sequential):
+        return True
+    return isinstance(model, _FUNCTIONAL) and type(model).call is _FUNCTIONAL.call
 
 
-def _functional_of(model: Any) -> Any:
-    """A model with inputs and outputs; of a Sequential the functional one inside it."""
-    return model
-
-
-def _structure(inputs: Any) -> Any:
-    return list(inputs)
+def _structured(model: Any, outputs: Sequence[Any]) -> Any:
+    """Outputs in the structure in which a functional model returns them."""
+    structure = getattr(model, "_outputs_struct", None)
+    if structure is not None:
+        return keras.tree.pack_sequence_as(structure, list(outputs))
+    return outputs[0] if len(outputs) == 1 else list(outputs)
 
 
 def _structure_of_inputs(model: Any) -> Any:
@@ -145,8 +150,8 @@ def _structure_of_inputs(model: Any) -> Any:
     shapes = getattr(model, "_build_shapes_dict", None)
     if not shapes:
         raise UntraceableError(
-            f"Model {model.name!r} is a subclassed model that was never called, so its input shapes are unknown. Call it "
-            "once on an example batch, or pass inputs=keras.Input(...)."
+            f"Model {model.name!r} is a subclassed model that was never called, so its input shapes are unknown. Call "
+            "it once on an example batch, or pass inputs=keras.Input(...)."
         )
     found = next(iter(shapes.values())) if len(shapes) == 1 else shapes
     return _shapes_to_inputs(found)

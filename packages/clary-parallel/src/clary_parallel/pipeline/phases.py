@@ -19,8 +19,8 @@ class Phases:
     Args:
         concrete: The traced function. Its captured variables are used as they are.
         fetches: For each phase the tensors of its graph that the phase returns.
-        effects: Operations whose side effects (assignments to variables) belong to the first phase.
         arguments: For each phase the placeholders of the graph that its caller supplies, in the order of the call.
+        effects: For each phase the operations whose side effects (assignments to variables) belong to it.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Phases:
         concrete: Any,
         fetches: Sequence[Sequence[Any]],
         arguments: Sequence[Sequence[Any]],
-        effects: Sequence[Any] = (),
+        effects: Sequence[Sequence[Any]],
     ) -> None:
         graph = concrete.graph
         captured = {internal.name: external for external, internal in graph.captures}
@@ -38,29 +38,26 @@ class Phases:
         done: set[str] = set()
         parts: list[tuple[Any, list[str], list[str]]] = []
         for number, wanted in enumerate(fetches):
-            roots = [tensor.op for tensor in wanted] + (list(effects) if number == 0 else [])
+            roots = [*(tensor.op for tensor in wanted), *effects[number]]
             part, crossing = _part(roots, done)
             # A result that came about on the way to an earlier phase's is handed on like any other.
             ready = [tensor.name for tensor in wanted if tensor.op.name in done and tensor.name not in crossing]
             crossing.extend(dict.fromkeys(ready))
             parts.append((_definition(part, nodes, crossing, library, definition.versions), part, crossing))
             done.update(part)
-        # What a later phase takes from an earlier one, by the name of its tensor.
-        given = {placeholder.name for group in arguments for placeholder in group} | set(captured)
         self._functions: list[Callable[..., Any]] = []
         self._takes: list[list[str]] = []
         self._gives: list[list[str]] = []
+        self._arguments = [[placeholder.name for placeholder in group] for group in arguments]
         for number, (partial, part, crossing) in enumerate(parts):
-            inside = set(part)
-            takes = [name for name in crossing if name not in given]
-            later = [name for _, _, others in parts[number + 1 :] for name in others if name not in given]
+            own, inside = self._arguments[number], set(part)
+            takes = [name for name in crossing if name not in captured and name not in own]
+            later = [name for _, _, others in parts[number + 1 :] for name in others]
             gives = list(dict.fromkeys(name for name in later if name.split(":")[0] in inside))
             self._takes.append(takes)
             self._gives.append(gives)
-            own = [placeholder.name for placeholder in arguments[number]]
-            self._functions.append(
-                _function(partial, crossing, own + takes, captured, [tensor.name for tensor in fetches[number]] + gives, graph)
-            )
+            returns = [tensor.name for tensor in fetches[number]] + gives
+            self._functions.append(_function(partial, crossing, own + takes, captured, returns, graph))
 
     def call(self, phase: int, arguments: Sequence[Any], saved: dict[str, Any]) -> list[Any]:
         """Run a phase of one micro-batch; phases are run in order.
@@ -78,6 +75,7 @@ class Phases:
         gives = self._gives[phase]
         fetched = len(results) - len(gives)
         saved.update(zip(gives, results[fetched:], strict=True))
+        saved.update(zip(self._arguments[phase], arguments, strict=True))
         later = {name for takes in self._takes[phase + 1 :] for name in takes}
         for name in [name for name in saved if name not in later]:
             del saved[name]
@@ -103,7 +101,9 @@ def _part(roots: Sequence[Any], done: set[str]) -> tuple[list[str], list[str]]:
     return list(part), list(crossing)
 
 
-def _definition(part: Sequence[str], nodes: dict[str, Any], crossing: Sequence[str], library: Any, versions: Any) -> Any:
+def _definition(
+    part: Sequence[str], nodes: dict[str, Any], crossing: Sequence[str], library: Any, versions: Any
+) -> Any:
     """The phase's operations as a graph of their own, in which what it takes from elsewhere is left to be mapped."""
     definition = tf.compat.v1.GraphDef()
     definition.library.CopyFrom(library)
@@ -126,7 +126,12 @@ def _definition(part: Sequence[str], nodes: dict[str, Any], crossing: Sequence[s
 
 
 def _function(
-    definition: Any, crossing: list[str], parameters: list[str], captured: dict[str, Any], returns: list[str], graph: Any
+    definition: Any,
+    crossing: list[str],
+    parameters: list[str],
+    captured: dict[str, Any],
+    returns: list[str],
+    graph: Any,
 ) -> Callable[..., Any]:
     inside = {node.name for node in definition.node}
     specs = [tf.TensorSpec(_tensor(graph, name).shape, _tensor(graph, name).dtype) for name in parameters]
@@ -135,18 +140,21 @@ def _function(
         placeholder.name, placeholder.op = f"outside_{number}", "Placeholder"
         placeholder.attr["dtype"].type = _tensor(graph, name).dtype.as_datatype_enum
 
-    @tf.autograph.experimental.do_not_convert
     def body(*values: Any) -> list[Any]:
         at_hand = {**captured, **dict(zip(parameters, values, strict=True))}
         here = tf.compat.v1.get_default_graph()
         mapped = {f"outside_{number}:0": here.capture(at_hand[name]) for number, name in enumerate(crossing)}
         computed = [name for name in returns if name.split(":")[0] in inside]
         found = dict(
-            zip(computed, tf.graph_util.import_graph_def(definition, mapped, return_elements=computed, name=""), strict=True)
+            zip(
+                computed,
+                tf.graph_util.import_graph_def(definition, mapped, return_elements=computed, name=""),
+                strict=True,
+            )
         )
         return [found[name] if name in found else tf.identity(at_hand[name]) for name in returns]
 
-    return tf.function(body, input_signature=specs).get_concrete_function()
+    return tf.function(body, input_signature=specs, autograph=False).get_concrete_function()
 
 
 def _short(name: str) -> str:

@@ -99,8 +99,8 @@ def _symbolic(model: Any, inputs: Any) -> tuple[Any, Any]:
     except Exception as error:
         raise UntraceableError(
             f"Model {model.name!r} cannot be traced: {_first_line(error)}. Its call must use Keras layers and keras.ops "
-            "only: wrap other TensorFlow calls in a keras.layers.Layer with compute_output_shape, which then stays in one "
-            "piece, or build the model with the functional API."
+            "only: wrap other TensorFlow calls in a keras.layers.Layer with compute_output_shape, which then stays in "
+            "one piece, or build the model with the functional API."
         ) from error
 
 
@@ -116,7 +116,7 @@ def _open(model: Any, inputs: Any) -> Any:
         node = _node(call.outputs[0])
 
         def current(value: Any) -> Any:
-            return values[id(value)] if isinstance(value, keras.KerasTensor) else value  # noqa: B023 - called at once
+            return values[id(value)] if isinstance(value, keras.KerasTensor) else value
 
         arguments, options = keras.tree.map_structure(current, (node.arguments.args, node.arguments.kwargs))
         if isinstance(call.operation, keras.Model):

@@ -262,7 +262,7 @@ class Engine:
         names = self.layouts[number].names
         raise NotFiniteError(
             f"The loss is {loss}: it began in stage {number} of {len(self.layouts)} (operations {names[0]} to "
-            f"{names[-1]}), in micro-batch {microbatch}. Its weights or what it computes from finite inputs are not finite."
+            f"{names[-1]}), in micro-batch {microbatch}. Its weights, or what it computes from finite inputs, are not."
         )
 
 

@@ -2,3 +2,32 @@
 
 Imports nothing of Clary. TensorFlow and MPI are imported by the parts that need them, when they are used.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clary_parallel.data.compression import Compression as Compression
+    from clary_parallel.data.gradients import DistributedGradientTape as DistributedGradientTape
+    from clary_parallel.data.keras_model import data_parallel as data_parallel
+    from clary_parallel.data.world import init as init
+    from clary_parallel.data.world import rank as rank
+    from clary_parallel.data.world import size as size
+
+# Where each public name lives; its module is imported when the name is first used.
+_PLACES = {
+    "Compression": "clary_parallel.data.compression",
+    "DistributedGradientTape": "clary_parallel.data.gradients",
+    "data_parallel": "clary_parallel.data.keras_model",
+    "init": "clary_parallel.data.world",
+    "rank": "clary_parallel.data.world",
+    "size": "clary_parallel.data.world",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -1,10 +1,11 @@
 """What can go wrong between ranks.
 
 ParallelError
-├── PeerStuck       a rank waited longer than the transport's patience; the message names the ranks that did not come
-├── Aborted         another rank ended the work, with the reason it gave
-├── Disagreement    ranks called different collectives, or the same one with different shapes, types or settings
-└── NotOffered      a call of another library that Clary does not offer; the message names the alternative
+├── PeerStuck           a rank waited longer than the transport's patience; the message names who did not come
+├── Aborted             another rank ended the work, with the reason it gave
+├── Disagreement        ranks called different collectives, or the same one with different shapes, types or settings
+├── NonFiniteGradient   a gradient is NaN or infinite; the message names the variables and the rank
+└── NotOffered          a call of another library that Clary does not offer; the message names the alternative
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ class Aborted(ParallelError):
 
 class Disagreement(ParallelError):
     """Ranks did not call the same collective with the same shapes, types and settings."""
+
+
+class NonFiniteGradient(ParallelError):
+    """A gradient is NaN or infinite."""
 
 
 class NotOffered(ParallelError, AttributeError):

@@ -95,8 +95,11 @@ class Transport(Protocol):
 
     @property
     def patience(self) -> float:
-        """Seconds that a call waits before the job ends."""
+        """Seconds that a call waits before the job ends. May be set, also to infinity, for the calls that follow."""
         ...
+
+    @patience.setter
+    def patience(self, seconds: float) -> None: ...
 
     def isend(self, buffer: Buffer, peer: int, tag: int = 0) -> Request:
         """Send a buffer to a rank. Done means that the buffer may be used again, not that the peer has it.

@@ -85,6 +85,10 @@ class InProcessTransport:
     def patience(self) -> float:
         return self._patience
 
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._patience = seconds
+
     def isend(self, buffer: Buffer, peer: int, tag: int = 0) -> Request:
         self._check_peer(peer)
         self._place.post((self._rank, peer, tag), buffer.copy())
@@ -284,7 +288,8 @@ class _Place:
                 value = done()
                 if value is not None:
                     return value
-                if not self.shared.changed.wait(end - time.monotonic()) and time.monotonic() >= end:
+                left = end - time.monotonic()
+                if not self.shared.changed.wait(min(left, threading.TIMEOUT_MAX)) and time.monotonic() >= end:
                     self.shared.failure = stuck()
                     self.shared.changed.notify_all()
                     raise PeerStuck(self.shared.failure)

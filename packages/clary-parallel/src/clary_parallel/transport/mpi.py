@@ -90,6 +90,12 @@ class MpiTransport:
     def patience(self) -> float:
         return self._patience
 
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._patience = seconds
+        if self._watch is not None:
+            self._watch.patience = seconds
+
     @property
     def communicator(self) -> Any:
         """The mpi4py communicator, for what the contract lacks."""

@@ -1,0 +1,131 @@
+"""An optimizer whose gradients are averaged over the ranks before they are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from clary_parallel.data.gradients import GradientReducer, variable_name
+from clary_parallel.frameworks import tf
+
+Tensor = Any
+
+
+def distribute(optimizer: Any, reducer: GradientReducer, accumulate: int = 1) -> Any:
+    """Make a Keras optimizer average its gradients over the ranks; returns the same object.
+
+    Averaging comes first, so clipping and loss scaling see the mean, as they would in one process. The class stays the
+    optimizer's own, so models are saved and loaded as ever.
+
+    Args:
+        optimizer: of Keras 3, or of legacy Keras (tf_keras).
+        accumulate: exchange and apply only at each accumulate-th call; the calls before add up.
+    """
+    if accumulate < 1:
+        raise ValueError(f"Gradients are accumulated over 1 call or more. Received: {accumulate}")
+    if getattr(optimizer, "_clary_reducer", None) is not None:
+        raise ValueError("This optimizer is distributed already: wrap it once, or let data_parallel(model) do it.")
+    optimizer._clary_reducer = reducer
+    if hasattr(optimizer, "apply"):
+        _distribute_keras3(optimizer, reducer, accumulate)
+    else:
+        _distribute_legacy(optimizer, reducer, accumulate)
+    return optimizer
+
+
+def _distribute_keras3(optimizer: Any, reducer: GradientReducer, accumulate: int) -> None:
+    original = optimizer.apply
+    accumulator = _Accumulator(reducer, accumulate) if accumulate > 1 else None
+
+    def apply(grads: Sequence[Tensor], trainable_variables: Any = None) -> None:
+        variables = optimizer._trainable_variables if trainable_variables is None else list(trainable_variables)
+        names = [variable_name(variable) for variable in variables]
+        if accumulator is None:
+            original(reducer.reduce(grads, names), trainable_variables)
+            return
+        if not optimizer.built:
+            with tf.init_scope():
+                optimizer.build(variables)
+        accumulator.step(grads, names, lambda means: original(means, variables))
+
+    optimizer.apply = apply
+
+
+def _distribute_legacy(optimizer: Any, reducer: GradientReducer, accumulate: int) -> None:
+    original = optimizer.apply_gradients
+    accumulator = _Accumulator(reducer, accumulate) if accumulate > 1 else None
+
+    def apply_gradients(grads_and_vars: Any, *arguments: Any, **named: Any) -> Any:
+        pairs = [(gradient, variable) for gradient, variable in grads_and_vars]
+        names = [variable_name(variable) for _, variable in pairs]
+        gradients = [gradient for gradient, _ in pairs]
+
+        def apply(means: Sequence[Tensor]) -> Any:
+            return original(
+                [(mean, variable) for mean, (_, variable) in zip(means, pairs, strict=True)], *arguments, **named
+            )
+
+        if accumulator is None:
+            return apply(reducer.reduce(gradients, names))
+        if hasattr(optimizer, "build"):
+            with tf.init_scope():
+                optimizer.build([variable for _, variable in pairs])
+        accumulator.step(gradients, names, apply)
+        return optimizer.iterations
+
+    optimizer.apply_gradients = apply_gradients
+
+
+class _Accumulator:
+    """Adds up weighted gradients over some calls, then exchanges and applies their mean."""
+
+    def __init__(self, reducer: GradientReducer, calls: int) -> None:
+        self._reducer = reducer
+        self._calls = calls
+        self._sums: list[Any] = []
+        self._weight: Any = None
+        self._count: Any = None
+
+    def step(self, gradients: Sequence[Tensor | None], names: Sequence[str], apply: Callable[[list[Any]], Any]) -> None:
+        """Add one call's gradients; at the last call of a round, apply."""
+        present = [index for index, gradient in enumerate(gradients) if gradient is not None]
+        dense = [tf.convert_to_tensor(gradients[index]) for index in present]
+        self._create(dense)
+        weight = self._reducer.weight_now()
+        adds = [
+            total.assign_add(gradient * tf.cast(weight, gradient.dtype))
+            for total, gradient in zip(self._sums, dense, strict=True)
+        ]
+        with tf.control_dependencies([*adds, self._weight.assign_add(weight)]):
+            count = self._count.assign_add(1)
+
+        def finish() -> None:
+            total = self._weight.read_value()
+            divisor = total if self._reducer.average else tf.constant(1.0)
+            means: list[Any] = [None] * len(gradients)
+            for index, summed in zip(present, self._sums, strict=True):
+                means[index] = summed.read_value() / tf.cast(divisor, summed.dtype)
+            apply(self._reducer.reduce(means, names, total))
+            for variable in (*self._sums, self._weight, self._count):
+                variable.assign(tf.zeros_like(variable))
+
+        with tf.control_dependencies([count]):
+            if tf.executing_eagerly():
+                if int(count) >= self._calls:
+                    finish()
+            else:
+                tf.cond(count >= self._calls, lambda: _done(finish), lambda: tf.constant(False))
+
+    def _create(self, gradients: Sequence[Tensor]) -> None:
+        if self._count is None:
+            with tf.init_scope():
+                self._sums = [
+                    tf.Variable(tf.zeros(gradient.shape, gradient.dtype), trainable=False) for gradient in gradients
+                ]
+                self._weight = tf.Variable(0.0, trainable=False)
+                self._count = tf.Variable(0, trainable=False)
+
+
+def _done(action: Callable[[], None]) -> Tensor:
+    action()
+    return tf.constant(True)

@@ -1,0 +1,69 @@
+"""Variables that all ranks must agree on: broadcast at the start, averaged where each rank has its own view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from clary_parallel.data import world
+from clary_parallel.data.agreement import Call
+
+
+def broadcast_variables(variables: Iterable[Any], root: int = 0) -> None:
+    """Give every rank the root's values. Eager only; the variables' shapes and types must agree."""
+    known = list(variables)
+    values = [_value(variable) for variable in known]
+    agreement = world.agreement()
+    agreement.agree(_call("broadcast", "variables", values, f"from rank {root}"))
+    for variable, value in zip(known, values, strict=True):
+        received = np.array(value, order="C")
+        agreement.transport.broadcast(received.reshape(-1), root)
+        if agreement.transport.rank != root:
+            variable.assign(received)
+
+
+def average_variables(variables: Iterable[Any]) -> None:
+    """Give every rank the mean of floating variables, such as BatchNormalization's moving statistics."""
+    known = [variable for variable in variables if "float" in _name(variable.dtype)]
+    agreement = world.agreement()
+    if agreement.transport.size == 1 or not known:
+        return
+    values = [_value(variable) for variable in known]
+    agreement.agree(_call("average", "variables", values))
+    joined = np.concatenate([np.asarray(value, np.float64).reshape(-1) for value in values])
+    agreement.transport.allreduce(joined)
+    joined /= agreement.transport.size
+    start = 0
+    for variable, value in zip(known, values, strict=True):
+        variable.assign(joined[start : start + value.size].reshape(value.shape).astype(value.dtype))
+        start += value.size
+
+
+def summed(values: list[Any], what: str) -> list[Any]:
+    """The sums over the ranks of some arrays, in one exchange, made in float64."""
+    agreement = world.agreement()
+    if agreement.transport.size == 1 or not values:
+        return values
+    agreement.agree(_call("sum", what, values))
+    joined = np.concatenate([np.asarray(value, np.float64).reshape(-1) for value in values])
+    agreement.transport.allreduce(joined)
+    results: list[Any] = []
+    start = 0
+    for value in values:
+        results.append(joined[start : start + value.size].reshape(value.shape).astype(value.dtype))
+        start += value.size
+    return results
+
+
+def _value(variable: Any) -> Any:
+    return np.asarray(variable.numpy() if hasattr(variable, "numpy") else variable)
+
+
+def _name(dtype: Any) -> str:
+    return str(getattr(dtype, "name", dtype))
+
+
+def _call(kind: str, what: str, values: list[Any], settings: str = "") -> Call:
+    return Call(kind, what, tuple((value.dtype.name, value.shape) for value in values), settings)

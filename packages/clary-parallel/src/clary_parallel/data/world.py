@@ -1,0 +1,78 @@
+"""The ranks of this job, as the program that runs here sees them: one transport and one agreement a process."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+
+from clary_parallel.data.agreement import Agreement
+from clary_parallel.errors import Disagreement, ParallelError
+from clary_parallel.transport import Transport, mpi
+from clary_parallel.transport.inprocess import solo
+
+_lock = threading.Lock()
+_agreement: Agreement | None = None
+
+
+def init() -> None:
+    """Join the other ranks of this job; alone when no MPI launcher started this process. May be called again."""
+    global _agreement
+    with _lock:
+        if _agreement is None:
+            _agreement = Agreement(mpi.connect() if mpi.launched() else solo())
+            atexit.register(_leave)
+
+
+def is_initialized() -> bool:
+    """Whether `init` was called."""
+    return _agreement is not None
+
+
+def agreement() -> Agreement:
+    """The job's agreement; an error before `init`."""
+    if _agreement is None:
+        raise ParallelError("The ranks are not connected yet: call clary_parallel.init() (or hvd.init()) first.")
+    return _agreement
+
+
+def transport() -> Transport:
+    """The job's transport; an error before `init`."""
+    return agreement().transport
+
+
+def rank() -> int:
+    """This process's number in the job, from 0."""
+    return transport().rank
+
+
+def size() -> int:
+    """How many processes the job has."""
+    return transport().size
+
+
+def local_rank() -> int:
+    """This process's number on its host, from 0."""
+    return transport().local_rank
+
+
+def local_size() -> int:
+    """How many of the job's processes run on this host."""
+    return transport().local_size
+
+
+def shutdown() -> None:
+    """Leave the job; waits until all ranks do."""
+    global _agreement
+    with _lock:
+        if _agreement is not None:
+            leaving, _agreement = _agreement, None
+            leaving.leave()
+            leaving.transport.close()
+
+
+def _leave() -> None:
+    # The others raise this error too, and tell it; this rank has nothing left to do but to end.
+    if _agreement is not None and _agreement.failure is None:
+        with contextlib.suppress(Disagreement):
+            shutdown()

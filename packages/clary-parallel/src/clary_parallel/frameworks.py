@@ -1,0 +1,12 @@
+"""TensorFlow and Keras, for the modules that need them.
+
+Typed as Any: the workspace that checks types has neither, and the stubs there are describe other versions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+tf: Any = importlib.import_module("tensorflow")
+keras: Any = importlib.import_module("keras")

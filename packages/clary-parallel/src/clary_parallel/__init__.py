@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clary_parallel.data.world import init as init
     from clary_parallel.data.world import rank as rank
     from clary_parallel.data.world import size as size
+    from clary_parallel.pipelining import pipeline as pipeline
 
 # Where each public name lives; its module is imported when the name is first used.
 _PLACES = {
@@ -22,6 +23,7 @@ _PLACES = {
     "DistributedGradientTape": "clary_parallel.data.gradients",
     "data_parallel": "clary_parallel.data.keras_model",
     "init": "clary_parallel.data.world",
+    "pipeline": "clary_parallel.pipelining",
     "rank": "clary_parallel.data.world",
     "size": "clary_parallel.data.world",
 }

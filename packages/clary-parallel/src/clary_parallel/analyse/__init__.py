@@ -1,6 +1,6 @@
 """Makes a graph of operations from a Keras 3 model: Sequential, functional or subclassed.
 
-Needs Keras and TensorFlow. `pipeline` and the command line call it; it calls `graph`.
+Needs Keras and TensorFlow. `pipelining` and the command line call it; it calls `graph`.
 """
 
 from clary_parallel.analyse.keras_model import Call, TracedModel, UntraceableError, trace_model

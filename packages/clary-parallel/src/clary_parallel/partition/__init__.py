@@ -1,6 +1,6 @@
 """Cuts a graph of operations into stages and places the stages on ranks. Needs NumPy only.
 
-`pipeline` and the command line call it; it calls `graph`.
+`pipelining` and the command line call it; it calls `graph`.
 """
 
 from clary_parallel.partition.picture import draw_plan

@@ -113,6 +113,8 @@ def _definition(
     for name in part:
         node = definition.node.add()
         node.CopyFrom(nodes[name])
+        # Colocation with an operation of another phase; where a phase runs, all of it runs.
+        node.attr.pop("_class", None)
         del node.input[:]
         for source in nodes[name].input:
             if source.startswith("^"):

@@ -3,8 +3,8 @@
 Needs TensorFlow and Keras 3. Called by users, through `clary_parallel.pipeline`.
 """
 
-from clary_parallel.pipeline.build import pipeline
-from clary_parallel.pipeline.engine import NotFiniteError
-from clary_parallel.pipeline.model import PipelineModel
+from clary_parallel.pipelining.build import pipeline
+from clary_parallel.pipelining.engine import NotFiniteError
+from clary_parallel.pipelining.model import PipelineModel
 
 __all__ = ["NotFiniteError", "PipelineModel", "pipeline"]

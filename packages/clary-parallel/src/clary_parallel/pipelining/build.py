@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from clary_parallel.analyse import trace_model
+from clary_parallel.data import world
 from clary_parallel.partition import make_plan, place
 from clary_parallel.partition.plan import Optimize
-from clary_parallel.pipeline.engine import Settings
-from clary_parallel.pipeline.layout import lay_out
-from clary_parallel.pipeline.model import PipelineModel
+from clary_parallel.pipelining.engine import Settings
+from clary_parallel.pipelining.layout import lay_out
+from clary_parallel.pipelining.model import PipelineModel
 from clary_parallel.schedule import make_schedule
 from clary_parallel.transport import Transport
 
@@ -92,6 +93,5 @@ def _group(ranks: Transport, members: list[int]) -> Transport:
 
 
 def _connect() -> Transport:
-    from clary_parallel.transport import inprocess, mpi
-
-    return mpi.connect() if mpi.launched() else inprocess.solo()
+    world.init()
+    return world.transport()

@@ -12,11 +12,18 @@ import tensorflow as tf
 
 from clary_parallel.analyse import TracedModel
 from clary_parallel.partition import Plan, describe_plan
-from clary_parallel.pipeline.engine import Batch, Engine, Settings
-from clary_parallel.pipeline.layout import StageLayout
+from clary_parallel.pipelining.engine import Batch, Engine, Settings
+from clary_parallel.pipelining.layout import StageLayout
 from clary_parallel.transport import Transport
 
 _Model: Any = keras.Model
+
+
+class _Structures:
+    """In which structures targets and sample weights were given. Not attributes of the model: Keras wraps those."""
+
+    targets: Any = None
+    sample_weights: Any = None
 
 
 class PipelineModel(_Model):
@@ -54,8 +61,7 @@ class PipelineModel(_Model):
         self._engine: Engine | None = None
         self._apply: Any = None
         self._last_logs: dict[str, Any] = {}
-        self._target_structure: Any = None
-        self._weight_structure: Any = None
+        self._given = _Structures()
         self._clip_all: float | None = None
         self.built = True
 
@@ -198,7 +204,8 @@ class PipelineModel(_Model):
         engine = self._running()
         outcome = engine.step(self._batch(x, None, None), training=False)
         outputs = self.transport.broadcast_object(outcome.outputs, engine.owner[-1])
-        return keras.tree.pack_sequence_as(self._traced.structure, outputs)
+        tensors = [tf.convert_to_tensor(item) for item in outputs]
+        return keras.tree.pack_sequence_as(self._traced.structure, tensors)
 
     def _log(self, engine: Engine, outcome: Any, x: Any, y: Any, weights: Any) -> dict[str, Any]:
         """Metrics of the batch, computed where the outputs are and told to every rank."""
@@ -240,9 +247,9 @@ class PipelineModel(_Model):
         """The compiled loss of a micro-batch."""
         structure = self._traced.structure
         return self.compute_loss(
-            y=keras.tree.pack_sequence_as(self._target_structure, targets),
+            y=keras.tree.pack_sequence_as(self._given.targets, targets),
             y_pred=keras.tree.pack_sequence_as(structure, outputs),
-            sample_weight=keras.tree.pack_sequence_as(self._weight_structure, weights) if weights else None,
+            sample_weight=keras.tree.pack_sequence_as(self._given.sample_weights, weights) if weights else None,
         )
 
     def _batch(self, x: Any, y: Any, weights: Any) -> Batch:
@@ -252,7 +259,7 @@ class PipelineModel(_Model):
             inputs = keras.tree.flatten(x)
         if len(inputs) != len(self._traced.inputs):
             raise ValueError(f"The model takes {len(self._traced.inputs)} inputs. Received: {len(inputs)}.")
-        self._target_structure, self._weight_structure = y, weights
+        self._given.targets, self._given.sample_weights = y, weights
         targets = [] if y is None else keras.tree.flatten(y)
         sample_weights = [] if weights is None else keras.tree.flatten(weights)
         return Batch(
@@ -282,7 +289,7 @@ def _average(gradients: Sequence[Any], replicas: Transport) -> None:
 
 
 def _joined(*parts: Any) -> Any:
-    return np.concatenate(parts)
+    return tf.concat(parts, axis=0)
 
 
 def _numpy(item: Any) -> Any:

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clary_parallel.analyse import partition as partition
     from clary_parallel.data.compression import Compression as Compression
     from clary_parallel.data.gradients import DistributedGradientTape as DistributedGradientTape
     from clary_parallel.data.keras_model import data_parallel as data_parallel
@@ -23,6 +24,7 @@ _PLACES = {
     "DistributedGradientTape": "clary_parallel.data.gradients",
     "data_parallel": "clary_parallel.data.keras_model",
     "init": "clary_parallel.data.world",
+    "partition": "clary_parallel.analyse",
     "pipeline": "clary_parallel.pipelining",
     "rank": "clary_parallel.data.world",
     "size": "clary_parallel.data.world",

@@ -16,7 +16,7 @@ from clary_parallel.data import world
 
 L, ops = keras.layers, keras.ops
 RANDOM = np.random.default_rng(0)
-BATCH, STEPS, MICROBATCHES = 8, 3, 4
+BATCH, STEPS, MICROBATCHES = 8, 2, 4
 
 
 def numbers(*shape: int) -> np.ndarray:
@@ -197,6 +197,10 @@ def compare(family: Any, optimizer: Any, **options: Any) -> dict[str, float]:
     }
 
 
+def rate_schedule() -> Any:
+    return keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=1, decay_rate=0.5)
+
+
 def main() -> None:
     parts = int(sys.argv[1])
     found: dict[str, dict[str, float]] = {}
@@ -204,13 +208,21 @@ def main() -> None:
         for family in FAMILIES:
             found[family.__name__] = compare(family, lambda: keras.optimizers.SGD(0.05, momentum=0.9), partitions=parts)
     else:
-        for schedule, virtual in (("simple", 1), ("interleaved", 1), ("interleaved", 2), ("zero_bubble", 1)):
-            options = {"partitions": parts, "schedule": schedule, "virtual": virtual}
-            sgd = compare(dense_with_skips, lambda: keras.optimizers.SGD(0.05, global_clipnorm=0.3), **options)
-            found[f"{schedule} {virtual} sgd"] = sgd
-            found[f"{schedule} {virtual} adam"] = compare(
-                dense_with_skips, lambda: keras.optimizers.Adam(1e-3), **options
-            )
+        cases: list[tuple[str, dict[str, Any], Any, Any]] = [
+            ("simple", {}, dense_with_skips, lambda: keras.optimizers.SGD(0.05, global_clipnorm=0.3)),
+            ("interleaved", {"virtual": 2}, dense_with_skips, lambda: keras.optimizers.Adam(1e-3)),
+            ("zero_bubble", {}, residual, lambda: keras.optimizers.SGD(0.05, clipnorm=0.3)),
+            (
+                "interleaved",
+                {"recompute": True},
+                residual,
+                lambda: keras.optimizers.SGD(0.05, nesterov=True, momentum=0.9),
+            ),
+            ("zero_bubble", {"recompute": True}, dense_with_skips, lambda: keras.optimizers.SGD(rate_schedule())),
+        ]
+        for schedule, options, family, optimizer in cases:
+            name = " ".join([schedule, *(f"{key}={value}" for key, value in options.items())])
+            found[name] = compare(family, optimizer, partitions=parts, schedule=schedule, **options)
     report(found, world.rank())
 
 

@@ -98,9 +98,9 @@ def _symbolic(model: Any, inputs: Any) -> tuple[Any, Any]:
         raise
     except Exception as error:
         raise UntraceableError(
-            f"Model {model.name!r} cannot be traced: {_first_line(error)}. Its call must use Keras layers and keras.ops "
-            "only: wrap other TensorFlow calls in a keras.layers.Layer with compute_output_shape, which then stays in "
-            "one piece, or build the model with the functional API."
+            f"Model {model.name!r} cannot be traced: {_first_line(error)}. Its call must use Keras layers and "
+            "keras.ops only: wrap other TensorFlow calls in a keras.layers.Layer with compute_output_shape, which then "
+            "stays in one piece, or build the model with the functional API."
         ) from error
 
 

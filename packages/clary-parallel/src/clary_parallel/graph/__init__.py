@@ -1,6 +1,6 @@
 """A model as a graph of operations: bytes of weights, bytes of outputs, time. Needs NumPy only.
 
-`analyse` makes graphs from Keras models; `partition` cuts them into stages.
+`analyse` makes graphs from Keras models; `partitioning` cuts them into stages.
 """
 
 from clary_parallel.graph.graph import Graph, Operation

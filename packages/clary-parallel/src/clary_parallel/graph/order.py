@@ -37,7 +37,7 @@ def lines(graph: Graph, earliest: Sequence[int] | None = None) -> list[Line]:
 
     Args:
         graph: The graph.
-        earliest: For each operation the first stage that it may be in (see `partition.pins`); lines keep to this order.
+        earliest: For each operation the first stage that it may be in (see `partitioning.pins`); lines keep to it.
 
     Returns:
         One line if the graph is a chain, else up to three.

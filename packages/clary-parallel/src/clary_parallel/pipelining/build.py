@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clary_parallel.analyse import trace_model
+from clary_parallel.analyse import pins_of, trace_model
 from clary_parallel.data import world
-from clary_parallel.partition import make_plan, place
-from clary_parallel.partition.plan import Optimize
+from clary_parallel.partitioning import make_plan, place
+from clary_parallel.partitioning.plan import Optimize
 from clary_parallel.pipelining.engine import Settings
 from clary_parallel.pipelining.layout import lay_out
 from clary_parallel.pipelining.model import PipelineModel
@@ -30,6 +30,7 @@ def pipeline(
     default_partition: int = 0,
     placement_strategy: str = "cluster",
     microbatch_size: int = 1,
+    recompute: bool = False,
     transport: Transport | None = None,
 ) -> PipelineModel:
     """Make a model train over several ranks, each with a part of it. Every rank calls it, with the same model.
@@ -41,13 +42,15 @@ def pipeline(
             example; results stay those of the whole batch.
         schedule: "interleaved" (1F1B), "simple" (GPipe), "zero_bubble" or "_only_forward".
         virtual: Stages a rank; more than one makes the bubble smaller, for "interleaved" only.
-        optimize: "memory" or "speed": what to balance, see `partition.make_plan`.
+        optimize: "memory" or "speed": what to balance, see `partitioning.make_plan`.
         memory_weight: Another weight of memory, from 0 to 1.
-        pins: Partition of layers, by name.
+        pins: Partition of layers, by name; besides those of `clary_parallel.partition` blocks.
         auto_partition: Whether to choose partitions for layers that are not pinned.
         default_partition: Where they go otherwise.
-        placement_strategy: How partitions and replicas are placed on ranks, see `partition.place`.
+        placement_strategy: How partitions and replicas are placed on ranks, see `partitioning.place`.
         microbatch_size: Examples of a micro-batch, for the sizes of the plan.
+        recompute: Keep no intermediate results from the forward; the backward computes them again, for a third more
+            arithmetic and far less memory.
         transport: The ranks; by default those that the launcher started (`mpirun`).
 
     Returns:
@@ -71,7 +74,7 @@ def pipeline(
         partitions * virtual,
         optimize=optimize,
         memory_weight=memory_weight,
-        pins=pins,
+        pins={**pins_of(traced), **(pins or {})},
         auto_partition=auto_partition,
         default_partition=default_partition,
     )
@@ -81,7 +84,7 @@ def pipeline(
     if len(groups) > 1:
         replicas = _group(ranks, [group[mine.index(ranks.rank)] for group in groups])
     layouts = lay_out(traced, plan.stage_of, partitions * virtual)
-    settings = Settings(partitions, microbatches, schedule, virtual)
+    settings = Settings(partitions, microbatches, schedule, virtual, recompute)
     return PipelineModel(model, traced, plan, layouts, settings, own, replicas)
 
 

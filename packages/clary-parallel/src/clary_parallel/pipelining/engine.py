@@ -32,12 +32,14 @@ class Settings:
         microbatches: Micro-batches of a batch.
         schedule: Name of the schedule.
         virtual: Stages a rank.
+        recompute: Whether backwards compute intermediate results again.
     """
 
     partitions: int
     microbatches: int
     schedule: str
     virtual: int
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Engine:
             count = len(layout.network.trainable_variables)
             last = layout.number == len(self.layouts) - 1
             own = self.gradients[first : first + count]
-            stages[layout.number] = Stage(layout, loss if last else None, training, split, own)
+            stages[layout.number] = Stage(layout, loss if last else None, training, split, own, self.settings.recompute)
             first += count
         return stages
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from clary_parallel.analyse import TracedModel
-from clary_parallel.partition import Plan, describe_plan
+from clary_parallel.partitioning import Plan, describe_plan
 from clary_parallel.pipelining.engine import Batch, Engine, Settings
 from clary_parallel.pipelining.layout import StageLayout
 from clary_parallel.transport import Transport

@@ -52,6 +52,7 @@ class Compiled:
     Args:
         phases: Forward, backward (of training, in one or two phases).
         fused: All phases as one; for the last stage of training.
+        again: The backward when it computes the forward again.
         takes: What crosses the boundary before the stage.
         gives: What crosses the boundary after it.
         with_gradient: Numbers of the variables that get a gradient.
@@ -60,6 +61,7 @@ class Compiled:
 
     phases: Phases
     fused: Phases | None
+    again: Phases | None
     takes: tuple[Crossing, ...]
     gives: tuple[Crossing, ...]
     with_gradient: tuple[int, ...]
@@ -101,24 +103,34 @@ class Stage:
         training: Whether there are backwards.
         split: Whether gradients of weights are a phase of their own.
         gradients: One variable for each trainable variable of the stage, in which gradients of micro-batches add up.
+        recompute: Whether the backward computes the forward again instead of taking its intermediate results.
     """
 
     def __init__(
-        self, layout: StageLayout, loss: LossFunction | None, training: bool, split: bool, gradients: Sequence[Any]
+        self,
+        layout: StageLayout,
+        loss: LossFunction | None,
+        training: bool,
+        split: bool,
+        gradients: Sequence[Any],
+        recompute: bool,
     ) -> None:
         self.layout, self.loss, self.training, self.split = layout, loss, training, split
         self.variables = [variable.value for variable in layout.network.trainable_variables]
         self.gradients = gradients
+        self.recompute = recompute and training
+        self._state = [variable.value for variable in layout.network.non_trainable_variables]
         self.feeds: list[Feed] = []
         self.results = Results()
         self._compiled: dict[Any, Compiled] = {}
         self._current: list[Compiled] = []
         self._saved: dict[int, dict[str, Any]] = {}
+        self._begun: dict[int, tuple[list[Any], list[Any]]] = {}
 
     def begin(self, feeds: list[Feed], compiled: list[Compiled]) -> None:
         """Begin a step with what this rank supplies for each micro-batch."""
         self.feeds, self._current = feeds, compiled
-        self.results, self._saved = Results(), {}
+        self.results, self._saved, self._begun = Results(), {}, {}
 
     def forward_specs(self, microbatch: int) -> Sequence[Spec]:
         """See `StageProgram`."""
@@ -131,20 +143,30 @@ class Stage:
     def forward(self, microbatch: int, inputs: Arrays) -> Arrays:
         """See `StageProgram`."""
         saved = self._saved[microbatch] = {}
-        fetched = self._current[microbatch].phases.call(0, self._arguments(microbatch, inputs), saved)
+        arguments = self._arguments(microbatch, inputs)
+        if self.recompute:
+            self._begun[microbatch] = arguments, [tf.identity(variable) for variable in self._state]
+        fetched = self._current[microbatch].phases.call(0, arguments, saved)
         return self._keep(microbatch, fetched)
 
     def backward(self, microbatch: int, gradients: Arrays) -> Arrays:
         """See `StageProgram`."""
         saved = self._saved[microbatch]
-        fetched = self._current[microbatch].phases.call(1, [tf.convert_to_tensor(item) for item in gradients], saved)
+        arriving = [tf.convert_to_tensor(item) for item in gradients]
+        again = self._current[microbatch].again
+        if again is None:
+            fetched = self._current[microbatch].phases.call(1, arriving, saved)
+        else:
+            fetched = self._again(again, microbatch, arriving, saved)
         if not self.split:
             del self._saved[microbatch]
         return [_array(tensor) for tensor in fetched]
 
     def weight(self, microbatch: int) -> None:
         """See `StageProgram`."""
-        self._current[microbatch].phases.call(2, [], self._saved.pop(microbatch))
+        current = self._current[microbatch]
+        phases, number = (current.phases, 2) if current.again is None else (current.again, 1)
+        phases.call(number, [], self._saved.pop(microbatch))
 
     def forward_and_backward(self, microbatch: int, inputs: Arrays) -> Arrays:
         """See `StageProgram`."""
@@ -164,6 +186,17 @@ class Stage:
         if key not in self._compiled:
             self._compiled[key] = self._trace(takes, feed, own)
         return self._compiled[key]
+
+    def _again(self, again: Phases, microbatch: int, arriving: list[Any], saved: dict[str, Any]) -> list[Any]:
+        """Forward and backward from where the forward began: the same dropout, and running means as they are now."""
+        arguments, begun = self._begun.pop(microbatch)
+        now = [tf.identity(variable) for variable in self._state]
+        for variable, value in zip(self._state, begun, strict=True):
+            variable.assign(value)
+        fetched = again.call(0, [*arguments, *arriving], saved)
+        for variable, value in zip(self._state, now, strict=True):
+            variable.assign(value)
+        return fetched
 
     def _arguments(self, microbatch: int, inputs: Arrays) -> list[Any]:
         feed = self.feeds[microbatch]
@@ -203,21 +236,23 @@ class Stage:
         concrete = tf.function(whole, input_signature=signature, autograph=False).get_concrete_function()
         effects = [op for op in concrete.graph.control_outputs if op.name in seen["forward"]]
         arguments = list(concrete.inputs[: len(specs) + 1])
-        forward, fused = seen["fetches"][0], None
-        if not self.training:
-            phases = Phases(concrete, [forward], [arguments], [effects])
-        else:
+        forward, fused, again = seen["fetches"][0], None, None
+        # Of inference, and of a forward that keeps nothing, this is all.
+        phases = Phases(concrete, [forward], [arguments], [effects])
+        if self.training:
             back = seen["fetches"][1]
-            if self.split:
-                phases = Phases(
-                    concrete, [forward, back, []], [arguments, seen["arriving"], []], [effects, [], seen["adds"]]
-                )
+            if self.loss is not None and not self.split:
+                fused = Phases(concrete, [[*forward, *back]], [arguments], [[*effects, *seen["adds"]]])
+            # Gradients of weights are added with the backward, or in a phase of their own.
+            fetches, adds = ([back, []], [[], seen["adds"]]) if self.split else ([back], [seen["adds"]])
+            free = [[]] if self.split else []
+            if self.recompute:
+                both = [[*arguments, *seen["arriving"]], *free]
+                again = Phases(concrete, fetches, both, [[*effects, *adds[0]], *adds[1:]])
             else:
-                phases = Phases(concrete, [forward, back], [arguments, seen["arriving"]], [effects, seen["adds"]])
-                if self.loss is not None:
-                    fused = Phases(concrete, [[*forward, *back]], [arguments], [[*effects, *seen["adds"]]])
+                phases = Phases(concrete, [forward, *fetches], [arguments, seen["arriving"], *free], [effects, *adds])
         gives, with_gradient = tuple(seen["gives"]), tuple(seen["with_gradient"])
-        return Compiled(phases, fused, takes, gives, with_gradient, bool(self.layout.network.losses))
+        return Compiled(phases, fused, again, takes, gives, with_gradient, bool(self.layout.network.losses))
 
     def _forward(
         self, takes: tuple[Crossing, ...], crossed: list[Any], rest: list[Any], feed: Feed, share: Any

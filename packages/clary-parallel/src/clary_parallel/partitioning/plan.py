@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clary_parallel.graph import Graph, Line, lines
-from clary_parallel.partition.cut import cut_line
-from clary_parallel.partition.pins import earliest_stages, manual_assignment, pinned_stages, start_ranges
+from clary_parallel.partitioning.cut import cut_line
+from clary_parallel.partitioning.pins import earliest_stages, manual_assignment, pinned_stages, start_ranges
 
 Optimize = Literal["memory", "speed"]
 

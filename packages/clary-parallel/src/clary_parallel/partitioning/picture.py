@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from clary_parallel.partition.plan import Plan
-from clary_parallel.partition.report import duration, size
+from clary_parallel.partitioning.plan import Plan
+from clary_parallel.partitioning.report import duration, size
 
 _OPERATIONS_AT_MOST = 3000
 

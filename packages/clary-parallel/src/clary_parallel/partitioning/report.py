@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clary_parallel.partition.plan import Plan
+from clary_parallel.partitioning.plan import Plan
 
 
 def describe_plan(plan: Plan) -> str:

@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clary_parallel.graph import Graph, Operation, lines
-from clary_parallel.partition import PinError, make_plan, plan_from_assignment
-from clary_parallel.partition.plan import Plan, operation_loads
+from clary_parallel.partitioning import PinError, make_plan, plan_from_assignment
+from clary_parallel.partitioning.plan import Plan, operation_loads
 
 sizes = st.integers(0, 50)
 

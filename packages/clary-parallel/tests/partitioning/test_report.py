@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from clary_parallel.graph import Graph, Operation
-from clary_parallel.partition import describe_plan, draw_plan, make_plan, place
+from clary_parallel.partitioning import describe_plan, draw_plan, make_plan, place
 
 SVG = "{http://www.w3.org/2000/svg}"
 

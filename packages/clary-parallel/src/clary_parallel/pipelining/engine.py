@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from clary_parallel.pipelining.executor import execute
 from clary_parallel.pipelining.layout import StageLayout
 from clary_parallel.pipelining.stage import Compiled, Crossing, Feed, LossFunction, Stage
 from clary_parallel.schedule import Schedule, make_schedule
+from clary_parallel.schedule.execute import execute
 from clary_parallel.transport import Transport
 
 _DATA_TAG = 30_000

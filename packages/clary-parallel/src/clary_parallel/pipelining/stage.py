@@ -10,9 +10,9 @@ import keras  # pyright: ignore[reportMissingImports]
 import numpy as np
 import tensorflow as tf
 
-from clary_parallel.pipelining.executor import Arrays, Spec
 from clary_parallel.pipelining.layout import StageLayout
 from clary_parallel.pipelining.phases import Phases
+from clary_parallel.schedule.execute import Arrays, Spec
 
 LossFunction = Callable[[Any, Any, Any], Any]
 """(targets, outputs, sample weights) to the loss of a micro-batch; the arguments are flat lists."""

@@ -1,6 +1,6 @@
 """Pipeline schedules as data: made by pure functions, checked, simulated, drawn, and executed as they are.
 
-Needs NumPy only. `pipelining` and the command line call it; it calls nothing else of the package.
+Needs NumPy only. `pipelining` and the command line call it; it calls `transport` and nothing else of the package.
 """
 
 from clary_parallel.schedule.actions import Action, Schedule, Work

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from clary_parallel.errors import PeerStuck
-from clary_parallel.schedule import Action, Schedule, Work
+from clary_parallel.schedule.actions import Action, Schedule, Work
 from clary_parallel.transport import Request, Transport
 
 Arrays = Sequence[np.ndarray[Any, Any]]

@@ -259,3 +259,10 @@ def test_a_graph_that_cannot_run_in_its_order_is_refused():
         Graph((Operation("a", (0,)),), (0,))
     with pytest.raises(ValueError, match="Two operations are called 'a'"):
         Graph((Operation("a"), Operation("a")), (0,))
+
+
+def test_stages_beside_one_heavy_operation_are_evened_out():
+    operations = [Operation(f"op{i}", (i - 1,) if i else (), 0, 1, 0, 1.0) for i in range(12)]
+    graph = Graph((*operations, Operation("heavy", (11,), 0, 1, 0, 30.0)), (12,))
+
+    assert [len(stage.operations) for stage in make_plan(graph, 4, optimize="speed").stages] == [4, 4, 4, 1]

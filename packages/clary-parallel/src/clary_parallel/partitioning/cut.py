@@ -3,6 +3,7 @@
 Two exact steps. First the lightest possible heaviest stage: bisection on its load, since with a load given, making each
 stage as long as it allows either works or nothing does. Then, among all cuts whose heaviest stage is at most `slack`
 heavier, those that send the fewest bytes: dynamic programming over boundaries, each step a minimum over a window.
+Last, stages lighter than the heaviest are evened out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ Indices = npt.NDArray[np.int64]
 
 _BISECTIONS = 60
 _TRADE_STEPS = 5
+_SWEEPS = 10
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,14 @@ def cut_line(
     best = _lightest(sums, stages, low, high)
     if best is None:
         return None
+    cut = _fewest_bytes(sums, cut_bytes, low, high, best, slack)
+    return None if cut is None else _evened(cut, sums, cut_bytes, low, high)
+
+
+def _fewest_bytes(
+    sums: Floats, cut_bytes: Floats, low: Indices, high: Indices, best: float, slack: float
+) -> Cut | None:
+    """The cut that sends the fewest bytes with a heaviest stage within the slack, and as light as those bytes allow."""
     # A hair above the optimum, so that rounding in the sums does not exclude it.
     tight = best * (1 + 1e-12)
     loose = best * (1 + slack) + 1e-12 * best
@@ -78,6 +88,26 @@ def cut_line(
         else:
             under = middle
     return cheapest
+
+
+def _evened(cut: Cut, sums: Floats, cut_bytes: Floats, low: Indices, high: Indices) -> Cut:
+    """The same heaviest stage and no more bytes, with the other stages evened out: boundaries move one by one."""
+    edges = [*cut.starts, len(sums) - 1]
+    for _ in range(_SWEEPS):
+        moved = False
+        for stage in range(1, len(cut.starts)):
+            first = max(edges[stage - 1] + 1, int(low[stage]))
+            places = np.arange(first, min(edges[stage + 1] - 1, int(high[stage])) + 1)
+            places = places[cut_bytes[places] <= cut_bytes[edges[stage]]]
+            heavier = np.maximum(sums[places] - sums[edges[stage - 1]], sums[edges[stage + 1]] - sums[places])
+            now = max(sums[edges[stage]] - sums[edges[stage - 1]], sums[edges[stage + 1]] - sums[edges[stage]])
+            best = int(np.argmin(heavier))
+            if heavier[best] < now * (1 - 1e-9):
+                edges[stage], moved = int(places[best]), True
+        if not moved:
+            break
+    ends = np.array(edges)
+    return Cut(tuple(edges[:-1]), float((sums[ends[1:]] - sums[ends[:-1]]).max()), float(cut_bytes[ends[1:-1]].sum()))
 
 
 def _lightest(sums: Floats, stages: int, low: Indices, high: Indices) -> float | None:

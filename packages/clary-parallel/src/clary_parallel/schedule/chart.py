@@ -91,7 +91,8 @@ def draw_text(prediction: Prediction, columns: int = 120) -> str:
         row = np.full(width, ".")
         for slot, action in enumerate(schedule.actions(rank)):
             first = round(float(prediction.start[rank, slot]) / total * width)
-            last = round(float(prediction.end[rank, slot]) / total * width)
+            first = min(first, width - 1)
+            last = max(round(float(prediction.end[rank, slot]) / total * width), first + 1)
             label = f"{action.work.letter}{action.microbatch}"
             text = label if len(label) <= last - first else action.work.letter
             row[first:last] = list(text.ljust(last - first, "·"))[: last - first]

@@ -13,7 +13,7 @@ import tensorflow as tf
 from clary_parallel.pipelining.layout import StageLayout
 from clary_parallel.pipelining.stage import Compiled, Crossing, Feed, LossFunction, Stage
 from clary_parallel.schedule import Schedule, make_schedule
-from clary_parallel.schedule.execute import execute
+from clary_parallel.schedule.execute import Observer, execute
 from clary_parallel.transport import Transport
 
 _DATA_TAG = 30_000
@@ -91,6 +91,7 @@ class Engine:
             tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False) for variable in self.variables
         ]
         self.with_gradient: list[int] = []
+        self.observer: Observer | None = None
         split = settings.schedule == "zero_bubble"
         self._stages = {training: self._make_stages(loss, training, split) for training in (True, False)}
         self._known: dict[Any, list[tuple[dict[int, Compiled], bool]]] = {}
@@ -121,7 +122,7 @@ class Engine:
         stages = self._stages[training]
         feeds = {number: self._feeds(number, batch, edges) for number in stages}
         adds_losses = self._begin(stages, feeds, batch, edges, training)
-        execute(schedule, stages, self.transport)
+        execute(schedule, stages, self.transport, self.observer)
         loss = self._loss(stages, adds_losses)
         if training and not np.isfinite(loss):
             self._blame(loss, count, feeds, batch, edges)

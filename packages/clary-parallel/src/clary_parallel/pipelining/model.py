@@ -14,6 +14,7 @@ from clary_parallel.analyse import TracedModel
 from clary_parallel.partitioning import Plan, describe_plan
 from clary_parallel.pipelining.engine import Batch, Engine, Settings
 from clary_parallel.pipelining.layout import StageLayout
+from clary_parallel.schedule.execute import Observer
 from clary_parallel.transport import Transport
 
 _Model: Any = keras.Model
@@ -171,6 +172,10 @@ class PipelineModel(_Model):
     def train_on(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, Any]:
         """One training step on a batch, for loops of one's own. Returns the logs, on every rank."""
         return self._train_step((x, y, sample_weight))
+
+    def observe(self, observer: Observer | None) -> None:
+        """Be told when each action of later steps ran on this rank; None ends it. For measurements."""
+        self._running().observer = observer
 
     def _running(self) -> Engine:
         if self._engine is None:

@@ -6,8 +6,9 @@ nothing waits for a send before the end of the step.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,24 +51,38 @@ class StageProgram(Protocol):
         ...
 
 
-def execute(schedule: Schedule, programs: Mapping[int, StageProgram], transport: Transport) -> None:
+Observer = Callable[[Action, float, float], None]
+"""Told of each action when it was executed: the action, and when its work began and ended (`time.perf_counter`)."""
+
+
+def execute(
+    schedule: Schedule, programs: Mapping[int, StageProgram], transport: Transport, observer: Observer | None = None
+) -> None:
     """Run this rank's part of a step.
 
     Args:
         schedule: The order of work; its ranks are the transport's.
         programs: This rank's stages by number.
         transport: The ranks of one pipeline.
+        observer: Told when each action ran, for measurements.
 
     Raises:
         PeerStuck: A neighbour did not send; the message names its stage.
     """
-    _Step(schedule, programs, transport).run()
+    _Step(schedule, programs, transport, observer).run()
 
 
 class _Step:
     """One step of one rank: what is posted, under way and handed over."""
 
-    def __init__(self, schedule: Schedule, programs: Mapping[int, StageProgram], transport: Transport) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        programs: Mapping[int, StageProgram],
+        transport: Transport,
+        observer: Observer | None,
+    ) -> None:
+        self.observer = observer
         self.schedule, self.programs, self.transport = schedule, programs, transport
         self.actions = list(schedule.actions(transport.rank))
         self.posted: dict[Action, tuple[list[np.ndarray[Any, Any]], list[Request]]] = {}
@@ -82,18 +97,20 @@ class _Step:
                 skip = False
                 continue
             self._post_until(place + _AHEAD)
-            program = self.programs[action.stage]
+            program, taken = self.programs[action.stage], self._take(action)
+            began = time.perf_counter()
             if action.work is Work.WEIGHT:
                 program.weight(action.microbatch)
             elif action.work is Work.BACKWARD:
-                self._send(action, program.backward(action.microbatch, self._take(action)))
+                self._send(action, program.backward(action.microbatch, taken))
             elif self._backward_follows(place):
                 skip = True
-                results = program.forward_and_backward(action.microbatch, self._take(action))
-                self._send(self.actions[place + 1], results)
+                self._send(self.actions[place + 1], program.forward_and_backward(action.microbatch, taken))
             else:
-                self._send(action, program.forward(action.microbatch, self._take(action)))
+                self._send(action, program.forward(action.microbatch, taken))
             self._drop_sent()
+            if self.observer is not None:
+                self.observer(action, began, time.perf_counter())
         for request, _ in self.sending:
             request.wait()
 

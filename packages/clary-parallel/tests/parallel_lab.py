@@ -87,6 +87,10 @@ def run_ranks(
                 "--oversubscribe",
                 "--bind-to",
                 "none",
+                # Tests run more ranks than there are cores: one that waits lets the others work.
+                "--mca",
+                "mpi_yield_when_idle",
+                "1",
                 *options,
                 "-n",
                 str(ranks),

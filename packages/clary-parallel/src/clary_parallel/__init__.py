@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from clary_parallel.data.compression import Compression as Compression
     from clary_parallel.data.gradients import DistributedGradientTape as DistributedGradientTape
     from clary_parallel.data.keras_model import data_parallel as data_parallel
+    from clary_parallel.data.optimizer import DistributedOptimizer as DistributedOptimizer
+    from clary_parallel.data.variables import broadcast_variables as broadcast_variables
     from clary_parallel.data.world import init as init
+    from clary_parallel.data.world import local_rank as local_rank
+    from clary_parallel.data.world import local_size as local_size
     from clary_parallel.data.world import rank as rank
     from clary_parallel.data.world import size as size
     from clary_parallel.pipelining import pipeline as pipeline
@@ -22,10 +26,14 @@ if TYPE_CHECKING:
 _PLACES = {
     "Compression": "clary_parallel.data.compression",
     "DistributedGradientTape": "clary_parallel.data.gradients",
+    "DistributedOptimizer": "clary_parallel.data.optimizer",
+    "broadcast_variables": "clary_parallel.data.variables",
     "data_parallel": "clary_parallel.data.keras_model",
     "init": "clary_parallel.data.world",
     "partition": "clary_parallel.analyse",
     "pipeline": "clary_parallel.pipelining",
+    "local_rank": "clary_parallel.data.world",
+    "local_size": "clary_parallel.data.world",
     "rank": "clary_parallel.data.world",
     "size": "clary_parallel.data.world",
 }

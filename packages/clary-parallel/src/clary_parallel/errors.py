@@ -31,5 +31,5 @@ class NonFiniteGradient(ParallelError):
     """A gradient is NaN or infinite."""
 
 
-class NotOffered(ParallelError, AttributeError):
+class NotOffered(ParallelError):
     """A call that an import-compatible module does not offer; the message names the alternative."""

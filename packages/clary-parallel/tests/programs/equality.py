@@ -50,8 +50,8 @@ OPTIMIZERS = {
     "clipnorm": lambda: keras.optimizers.SGD(0.1, clipnorm=0.05),
     "global_clipnorm": lambda: keras.optimizers.SGD(0.1, global_clipnorm=0.1),
 }
-CASES = [(model, optimizer) for model in (dense, convolution, embedding, attention) for optimizer in ("sgd", "adam")]
-CASES += [(dense, "clipnorm"), (dense, "global_clipnorm"), (attention, "global_clipnorm")]
+CASES = [(dense, "sgd"), (dense, "clipnorm"), (dense, "global_clipnorm"), (convolution, "adam")]
+CASES += [(embedding, "sgd"), (embedding, "adam"), (attention, "adam"), (attention, "global_clipnorm")]
 
 
 def train(build, optimizer, parallel, **settings):

@@ -76,5 +76,44 @@ def hangs() -> dict[str, Any]:
         model.train_on(*data)
 
 
-CASES = {"not_finite": not_finite, "uneven": uneven, "killed": killed, "hangs": hangs}
+def replicas() -> dict[str, Any]:
+    """Two replicas of two stages, each with half of every batch, beside one process with whole batches."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(12, 6)).astype("float32"), random.normal(size=(12, 2)).astype("float32")
+    model = piped()
+    start = model.get_weights()
+    half = world.rank() // 2 * 6
+    model.fit(x[half : half + 6], y[half : half + 6], batch_size=6, epochs=3, shuffle=False, verbose=0)
+    trained = model.get_weights()
+    alone = model.whole
+    alone.set_weights(start)
+    alone.compile(keras.optimizers.SGD(0.1), "mse")
+    alone.fit(x, y, batch_size=12, epochs=3, shuffle=False, verbose=0)
+    return {"apart": max(float(np.abs(a - b).max()) for a, b in zip(trained, alone.get_weights(), strict=True))}
+
+
+def summed() -> dict[str, Any]:
+    model = piped()
+    alone = keras.models.clone_model(model.whole)
+    alone.set_weights(model.whole.get_weights())
+    x, y = np.ones((7, 6)), np.arange(14.0).reshape(7, 2)
+    for each in (model, alone):
+        each.compile(keras.optimizers.SGD(0.001), keras.losses.MeanSquaredError(reduction="sum"))
+        each.fit(x, y, batch_size=7, epochs=2, shuffle=False, verbose=0)
+    apart = [float(np.abs(a - b).max()) for a, b in zip(model.get_weights(), alone.get_weights(), strict=True)]
+    try:
+        model.compile("sgd", [keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")])
+    except ValueError as error:
+        return {"apart": max(apart), "refused": str(error)}
+    return {}
+
+
+CASES = {
+    "replicas": replicas,
+    "summed": summed,
+    "not_finite": not_finite,
+    "uneven": uneven,
+    "killed": killed,
+    "hangs": hangs,
+}
 report({case: CASES[case]() for case in sys.argv[1:]}, world.rank())

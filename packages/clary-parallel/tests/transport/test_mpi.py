@@ -70,3 +70,23 @@ def test_an_aborted_job_says_why() -> None:
     ended = run_ranks(START + "if t.rank == 1: t.abort('the disk is full')\nt.barrier()", 2, timeout=60)
     assert ended.code != 0
     assert "rank 1: the disk is full" in ended.errors
+
+
+def test_a_wait_is_watched_while_other_threads_come_and_go() -> None:
+    program = (
+        START
+        + """
+import threading
+if t.rank == 0:
+    waiting = threading.Thread(target=lambda: t.irecv(np.zeros(1), 1, tag=9).wait())
+    waiting.start()
+else:
+    time.sleep(50)
+while True:
+    t.isend(np.zeros(1), t.rank).wait()
+    t.irecv(np.zeros(1), t.rank).wait()
+"""
+    )
+    ended = run_ranks(program, 2, variables={"CLARY_PARALLEL_PATIENCE": "3"}, timeout=40)
+    assert ended.code != 0
+    assert "rank 0 waited 3 s in a receive from rank 1 with tag 9 for rank 1. Rank 1 is alive" in ended.errors

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clary_parallel.errors import Disagreement
+from clary_parallel.errors import Disagreement, ParallelError
 from clary_parallel.transport.base import Transport
 
 
@@ -56,7 +56,8 @@ class Agreement:
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        self.failure: Disagreement | None = None
+        # What went wrong last inside TensorFlow, which reports it as text only.
+        self.failure: ParallelError | None = None
 
     def agree(self, call: Call) -> None:
         """Return when every rank makes this call or has joined; raise Disagreement on every rank otherwise."""
@@ -91,8 +92,7 @@ class Agreement:
         if len(wanted) == 1 and EXIT not in wanted:
             (call,) = wanted
             return call, max(rank for rank, each in enumerate(calls) if each == call)
-        self.failure = Disagreement(_told(calls))
-        raise self.failure
+        raise Disagreement(_told(calls))
 
 
 def _told(calls: list[Call]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from clary_parallel.data import world
 from clary_parallel.data.agreement import Call
 from clary_parallel.data.fusion import Pool, allreduce_fused, allreduce_half
+from clary_parallel.errors import ParallelError
 from clary_parallel.frameworks import tf
 from clary_parallel.transport.base import Operation
 
@@ -28,13 +29,21 @@ _HALF = (tf.float16, tf.bfloat16)
 
 def collective(function: Callable[..., Any], inputs: Sequence[Tensor], types: Sequence[Any]) -> list[Tensor]:
     """Run a function of numpy arrays as a step of the graph, after the graph's earlier collectives."""
+
+    def run(*arrays: Any) -> Any:
+        try:
+            return function(*arrays)
+        except ParallelError as error:
+            world.agreement().failure = error
+            raise
+
     if tf.executing_eagerly():
-        outputs = tf.numpy_function(function, inputs, list(types))
+        outputs = tf.numpy_function(run, inputs, list(types))
     else:
         graph = tf.compat.v1.get_default_graph()
         before = _last.get(graph)
         with tf.control_dependencies([] if before is None else [before]):
-            outputs = tf.numpy_function(function, inputs, list(types))
+            outputs = tf.numpy_function(run, inputs, list(types))
         first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
         _last[graph] = first.op
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]

@@ -80,7 +80,8 @@ class _DataParallel:
         self.model = model
         self.shard = shard
         self.weight: Any = None
-        self.seed = world.transport().broadcast_object(int(np.random.default_rng().integers(1 << 31)))
+        # From numpy's global generator, which keras.utils.set_random_seed sets: the orders of batches can be repeated.
+        self.seed = world.transport().broadcast_object(int(np.random.randint(1 << 31)))
 
     def attach(self, distribute_optimizer: Callable[[Any], Any]) -> None:
         """Bind our methods to the model, over its own."""
@@ -147,7 +148,7 @@ class _DataParallel:
                 epochs=epochs,
                 verbose=verbose if world.rank() == 0 else 0,
                 callbacks=callbacks,
-                shuffle=shuffle,
+                shuffle=False,  # Keras' order would be another on each rank: ours is in the batches.
                 class_weight=class_weight,
                 **named,
             )
@@ -226,9 +227,9 @@ class _DataParallel:
     def _batches(self, x: Any, y: Any, sample_weight: Any, batch_size: int | None, shuffle: bool) -> Any:
         """What Keras gets instead of the user's data: this rank's share of each batch."""
         rank, size = (world.rank(), world.size()) if self.shard else (0, 1)
+        self.seed += 1
         if is_arrays(x):
             arrays = (x,) if y is None else (x, y) if sample_weight is None else (x, y, sample_weight)
-            self.seed += 1
             seed = self.seed if self.shard else self.seed + world.rank() * 1_000_003
             return ArrayBatches(arrays, batch_size or DEFAULT_BATCH_SIZE, rank, size, shuffle=bool(shuffle), seed=seed)
         if not self.shard or size == 1:
@@ -236,7 +237,7 @@ class _DataParallel:
         if isinstance(x, tf.data.Dataset):
             return shared_dataset(x, rank, size)
         if isinstance(x, keras.utils.PyDataset):
-            return SharedBatches(x, rank, size)
+            return SharedBatches(x, rank, size, shuffle=bool(shuffle), seed=self.seed)
         if isinstance(x, Iterator):
             return shared_generator(x, rank, size)
         raise TypeError(
@@ -269,7 +270,7 @@ class _Told:
     def __enter__(self) -> None: ...
 
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
-        failure = world.agreement().failure
+        failure, world.agreement().failure = world.agreement().failure, None
         if isinstance(error, tf.errors.OpError) and failure is not None:
             raise failure from None
 

@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.data.gradients import GradientReducer, variable_name
 from clary_parallel.frameworks import tf
 
 Tensor = Any
 
 
-def distribute(optimizer: Any, reducer: GradientReducer, accumulate: int = 1) -> Any:
+def DistributedOptimizer(  # noqa: N802 (the name that the field uses)
+    optimizer: Any,
+    *,
+    compression: type[Compressor] = Compression.none,
+    accumulate: int = 1,
+    bucket_bytes: int | None = None,
+    sparse_as_dense: bool = False,
+    check_finite: bool = False,
+) -> Any:
+    """Make a Keras optimizer average its gradients over the ranks, for loops of your own; returns the same object.
+
+    The settings are those of `data_parallel`, which does this by itself.
+    """
+    reducer = GradientReducer(compression, bucket_bytes, sparse_as_dense, check_finite=check_finite)
+    return distribute(optimizer, reducer, accumulate)
+
+
+def distribute(optimizer: Any, reducer: GradientReducer, accumulate: int = 1, *, add_up: bool = False) -> Any:
     """Make a Keras optimizer average its gradients over the ranks; returns the same object.
 
     Averaging comes first, so clipping and loss scaling see the mean, as they would in one process. The class stays the
@@ -19,23 +37,24 @@ def distribute(optimizer: Any, reducer: GradientReducer, accumulate: int = 1) ->
 
     Args:
         optimizer: of Keras 3, or of legacy Keras (tf_keras).
-        accumulate: exchange and apply only at each accumulate-th call; the calls before add up.
+        accumulate: exchange and apply only at each accumulate-th call.
+        add_up: apply the sum of the accumulated calls' gradients instead of their mean.
     """
     if accumulate < 1:
         raise ValueError(f"Gradients are accumulated over 1 call or more. Received: {accumulate}")
     if getattr(optimizer, "_clary_reducer", None) is not None:
         raise ValueError("This optimizer is distributed already: wrap it once, or let data_parallel(model) do it.")
     optimizer._clary_reducer = reducer
+    accumulator = _Accumulator(reducer, accumulate, accumulate if add_up else 1) if accumulate > 1 else None
     if hasattr(optimizer, "apply"):
-        _distribute_keras3(optimizer, reducer, accumulate)
+        _distribute_keras3(optimizer, reducer, accumulator)
     else:
-        _distribute_legacy(optimizer, reducer, accumulate)
+        _distribute_legacy(optimizer, reducer, accumulator)
     return optimizer
 
 
-def _distribute_keras3(optimizer: Any, reducer: GradientReducer, accumulate: int) -> None:
+def _distribute_keras3(optimizer: Any, reducer: GradientReducer, accumulator: _Accumulator | None) -> None:
     original = optimizer.apply
-    accumulator = _Accumulator(reducer, accumulate) if accumulate > 1 else None
 
     def apply(grads: Sequence[Tensor], trainable_variables: Any = None) -> None:
         variables = optimizer._trainable_variables if trainable_variables is None else list(trainable_variables)
@@ -51,9 +70,8 @@ def _distribute_keras3(optimizer: Any, reducer: GradientReducer, accumulate: int
     optimizer.apply = apply
 
 
-def _distribute_legacy(optimizer: Any, reducer: GradientReducer, accumulate: int) -> None:
+def _distribute_legacy(optimizer: Any, reducer: GradientReducer, accumulator: _Accumulator | None) -> None:
     original = optimizer.apply_gradients
-    accumulator = _Accumulator(reducer, accumulate) if accumulate > 1 else None
 
     def apply_gradients(grads_and_vars: Any, *arguments: Any, **named: Any) -> Any:
         pairs = [(gradient, variable) for gradient, variable in grads_and_vars]
@@ -79,9 +97,10 @@ def _distribute_legacy(optimizer: Any, reducer: GradientReducer, accumulate: int
 class _Accumulator:
     """Adds up weighted gradients over some calls, then exchanges and applies their mean."""
 
-    def __init__(self, reducer: GradientReducer, calls: int) -> None:
+    def __init__(self, reducer: GradientReducer, calls: int, factor: int) -> None:
         self._reducer = reducer
         self._calls = calls
+        self._factor = factor
         self._sums: list[Any] = []
         self._weight: Any = None
         self._count: Any = None
@@ -101,7 +120,7 @@ class _Accumulator:
 
         def finish() -> None:
             total = self._weight.read_value()
-            divisor = total if self._reducer.average else tf.constant(1.0)
+            divisor = (total if self._reducer.average else float(self._calls)) / self._factor
             means: list[Any] = [None] * len(gradients)
             for index, summed in zip(present, self._sums, strict=True):
                 means[index] = summed.read_value() / tf.cast(divisor, summed.dtype)

@@ -59,27 +59,34 @@ class ArrayBatches(keras.utils.PyDataset):
 
 
 class SharedBatches(keras.utils.PyDataset):
-    """This rank's share of each batch of the user's PyDataset."""
+    """This rank's share of each batch of the user's PyDataset, in an order that is the same on all ranks."""
 
-    def __init__(self, whole: Any, rank: int, size: int) -> None:
+    def __init__(self, whole: Any, rank: int, size: int, *, shuffle: bool = False, seed: int = 0) -> None:
         super().__init__(
             workers=whole.workers, use_multiprocessing=whole.use_multiprocessing, max_queue_size=whole.max_queue_size
         )
         self._whole = whole
         self._rank, self._size = rank, size
+        self._random = np.random.default_rng(seed) if shuffle and whole.num_batches is not None else None
+        self._order = self._new_order()
 
     @property
     def num_batches(self) -> int | None:
         return self._whole.num_batches
 
     def __getitem__(self, index: int) -> Any:
-        return share_of(self._whole[index], self._rank, self._size)
+        chosen = index if self._order is None else int(self._order[index])
+        return share_of(self._whole[chosen], self._rank, self._size)
 
     def on_epoch_begin(self) -> None:
         self._whole.on_epoch_begin()
 
     def on_epoch_end(self) -> None:
         self._whole.on_epoch_end()
+        self._order = self._new_order()
+
+    def _new_order(self) -> Any:
+        return None if self._random is None else self._random.permutation(self._whole.num_batches)
 
 
 def shared_dataset(dataset: Any, rank: int, size: int) -> Any:

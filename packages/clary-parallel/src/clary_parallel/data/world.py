@@ -72,7 +72,7 @@ def shutdown() -> None:
 
 
 def _leave() -> None:
-    # The others raise this error too, and tell it; this rank has nothing left to do but to end.
-    if _agreement is not None and _agreement.failure is None:
+    # When the others go on, they raise this error too and tell it; this rank has nothing left to do but to end.
+    if _agreement is not None:
         with contextlib.suppress(Disagreement):
             shutdown()

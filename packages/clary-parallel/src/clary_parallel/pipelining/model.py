@@ -64,6 +64,7 @@ class PipelineModel(_Model):
         self._last_logs: dict[str, Any] = {}
         self._given = _Structures()
         self._clip_all: float | None = None
+        self._sums = False
         self.built = True
 
     # --- what Keras asks of a model ---
@@ -93,6 +94,7 @@ class PipelineModel(_Model):
                 )
             self._clip_all = self.optimizer.global_clipnorm
             self.optimizer.global_clipnorm = None
+        self._sums = _sums_losses(loss)
         self._engine, self._apply = None, None
 
     def summary(self, *arguments: Any, **options: Any) -> None:
@@ -180,6 +182,11 @@ class PipelineModel(_Model):
     def _running(self) -> Engine:
         if self._engine is None:
             self._engine = Engine(self._layouts, self.settings, self.transport, self._flat_loss)
+            if self._replicas is not None:
+                for variable in self.whole.variables:
+                    value = np.ascontiguousarray(np.asarray(variable.value))
+                    self._replicas.broadcast(value)
+                    variable.assign(value)
             self._engine.synchronise()
         return self._engine
 
@@ -248,14 +255,16 @@ class PipelineModel(_Model):
         if engine.with_gradient:
             self._apply(tf.constant(scale))
 
-    def _flat_loss(self, targets: list[Any], outputs: list[Any], weights: list[Any]) -> Any:
+    def _flat_loss(self, targets: list[Any], outputs: list[Any], weights: list[Any], share: Any) -> Any:
         """The compiled loss of a micro-batch."""
         structure = self._traced.structure
-        return self.compute_loss(
+        loss = self.compute_loss(
             y=keras.tree.pack_sequence_as(self._given.targets, targets),
             y_pred=keras.tree.pack_sequence_as(structure, outputs),
             sample_weight=keras.tree.pack_sequence_as(self._given.sample_weights, weights) if weights else None,
         )
+        # Micro-batches count by their share of the batch; a sum counts each example once.
+        return loss / share if self._sums else loss
 
     def _batch(self, x: Any, y: Any, weights: Any) -> Batch:
         if isinstance(x, dict) and all(tensor.name in x for tensor in self._traced.inputs):
@@ -277,6 +286,24 @@ class PipelineModel(_Model):
         """One progress bar, the first rank's."""
         if self.transport.rank or (self._replicas is not None and self._replicas.rank):
             options["verbose"] = 0
+
+
+def _sums_losses(loss: Any) -> bool:
+    """Whether losses are sums over the batch (otherwise they are means).
+
+    Raises:
+        ValueError: Some are and some are not, or a loss is neither: its micro-batches would not add up to the batch.
+    """
+    reductions = {getattr(item, "reduction", "sum_over_batch_size") for item in keras.tree.flatten(loss)}
+    kinds = {
+        "sum" if item == "sum" else "mean" for item in reductions if item in ("sum", "sum_over_batch_size", "mean")
+    }
+    if len(kinds) > 1 or not reductions <= {"sum", "sum_over_batch_size", "mean"}:
+        raise ValueError(
+            "A pipeline adds up the losses of micro-batches: all losses must have the reduction 'sum_over_batch_size', "
+            f"or all 'sum'. Received: {sorted(str(item) for item in reductions)}."
+        )
+    return kinds == {"sum"}
 
 
 def _average(gradients: Sequence[Any], replicas: Transport) -> None:

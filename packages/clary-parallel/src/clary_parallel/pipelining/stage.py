@@ -14,8 +14,8 @@ from clary_parallel.pipelining.layout import StageLayout
 from clary_parallel.pipelining.phases import Phases
 from clary_parallel.schedule.execute import Arrays, Spec
 
-LossFunction = Callable[[Any, Any, Any], Any]
-"""(targets, outputs, sample weights) to the loss of a micro-batch; the arguments are flat lists."""
+LossFunction = Callable[[Any, Any, Any, Any], Any]
+"""(targets, outputs, sample weights, share of the batch) to a micro-batch's loss; the first three are flat lists."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ class Stage:
         if self.loss is not None:
             outputs = [values[id(tensor)] for tensor in layout.gives]
             labels, weights = targets[: len(feed.targets)], targets[len(feed.targets) :]
-            loss = tf.cast(self.loss(labels, outputs, weights), tf.float32) * share if labels else tf.zeros(())
+            loss = tf.cast(self.loss(labels, outputs, weights, share), tf.float32) * share if labels else tf.zeros(())
             return [tf.identity(value) for value in outputs], [], loss, own_loss
         outputs: list[Any] = []
         gives: list[Crossing] = []

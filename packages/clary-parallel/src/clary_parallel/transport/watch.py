@@ -18,33 +18,34 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from clary_parallel.transport.base import STUCK_EXIT_CODE
 
 
-@dataclass
+@dataclass(frozen=True)
 class Doing:
-    """What this process does: the call it is in (None between calls), and how many collectives it began by group."""
+    """A call that a thread is in. `number` counts the group's collectives; 0 for a message."""
 
-    call: str | None = None
-    group: str = ""
-    number: int = 0
-    peers: tuple[int, ...] = ()
-    since: float = field(default_factory=time.monotonic)
-    last: str = "nothing yet"
-    begun: dict[str, int] = field(default_factory=dict[str, int])
+    call: str
+    group: str
+    number: int
+    peers: tuple[int, ...]
+    since: float
 
 
 class Watch:
-    """The watching thread of one process. `peers` in `inside` are world ranks."""
+    """The watching thread of one process. Peers are world ranks."""
 
     def __init__(self, rank: int, patience: float, board: tuple[str, int, str] | None) -> None:
         self.rank = rank
         self.patience = patience
         self._board = board
-        self._doing = Doing()
+        self._inside: dict[int, Doing] = {}  # By thread.
+        self._begun: dict[str, int] = {}  # How many collectives of each group this process began.
+        self._last = "nothing yet"
+        self._left = time.monotonic()
         self._stop = threading.Event()
         self._connection: socket.socket | None = None
         self._lines: Any = None
@@ -54,25 +55,30 @@ class Watch:
     @contextlib.contextmanager
     def inside(self, call: str, group: str, peers: tuple[int, ...], counted: bool) -> Generator[None]:
         """Around each call that may wait: which group's, and on whom it waits."""
-        number = self._doing.begun.get(group, 0) + (1 if counted else 0)
-        begun = {**self._doing.begun, group: number} if counted else self._doing.begun
-        outer = self._doing
-        self._doing = Doing(call, group, number if counted else 0, peers, time.monotonic(), outer.last, begun)
+        number = 0
+        if counted:
+            number = self._begun[group] = self._begun.get(group, 0) + 1
+        thread = threading.get_ident()
+        self._inside[thread] = Doing(call, group, number, peers, time.monotonic())
         try:
             yield
         finally:
-            self._doing = Doing(last=call, begun=begun)
+            del self._inside[thread]
+            self._last, self._left = call, time.monotonic()
 
     def stop(self) -> None:
+        """Watch no longer."""
         self._stop.set()
 
     def _run(self) -> None:
-        pause = min(1.0, self.patience / 8)
-        while not self._stop.wait(pause):
+        while not self._stop.wait(min(1.0, self.patience / 8)):
             self._tell()
-            doing = self._doing
-            if doing.call is not None and time.monotonic() - doing.since > self.patience:
+            doing = self._longest()
+            if doing is not None and time.monotonic() - doing.since > self.patience:
                 end_process(self._message(doing), STUCK_EXIT_CODE)
+
+    def _longest(self) -> Doing | None:
+        return min(list(self._inside.values()), key=lambda doing: doing.since, default=None)
 
     def _message(self, doing: Doing) -> str:
         states = self._ask()
@@ -90,12 +96,13 @@ class Watch:
         return f"{waiting} for rank {_listed(tuple(late) or doing.peers)}. {told}".rstrip()
 
     def _tell(self) -> None:
-        doing = self._doing
+        doing = self._longest()
+        since = self._left if doing is None else doing.since
         state = {
-            "call": doing.call,
-            "last": doing.last,
-            "for": round(time.monotonic() - doing.since, 1),
-            "begun": doing.begun,
+            "call": None if doing is None else doing.call,
+            "last": self._last,
+            "for": round(time.monotonic() - since, 1),
+            "begun": dict(self._begun),
         }
         self._say({"rank": self.rank, "state": state})
 

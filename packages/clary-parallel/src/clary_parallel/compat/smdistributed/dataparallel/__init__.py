@@ -1,0 +1,1 @@
+"""SageMaker's data parallel library, carried out by clary_parallel."""

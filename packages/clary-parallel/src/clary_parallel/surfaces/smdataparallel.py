@@ -1,0 +1,106 @@
+"""SageMaker's data parallel library for TensorFlow (`smdistributed.dataparallel.tensorflow`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clary_parallel.data.compression import Compression, Compressor
+from clary_parallel.data.gradients import DistributedGradientTape as _Tape
+from clary_parallel.data.gradients import GradientReducer
+from clary_parallel.data.optimizer import distribute
+from clary_parallel.errors import NotOffered
+from clary_parallel.surfaces import horovod
+from clary_parallel.surfaces.horovod import (
+    broadcast,
+    broadcast_variables,
+    init,
+    local_rank,
+    local_size,
+    rank,
+    shutdown,
+    size,
+)
+
+
+class ReduceOp:
+    """How allreduce combines."""
+
+    AVERAGE = horovod.Average
+    SUM = horovod.Sum
+    MIN = horovod.Min
+    MAX = horovod.Max
+
+
+NOT_OFFERED = {
+    "broadcast_global_variables": "it is of TensorFlow 1's sessions. Use broadcast_variables(model.variables, 0).",
+    "BroadcastGlobalVariablesHook": "it is of TensorFlow 1's sessions. Use broadcast_variables after the first step.",
+    "overlap": "gradients are exchanged while the backward pass goes on without it: leave the call out.",
+}
+
+
+def not_offered(module: str, name: str) -> Exception:
+    """The error for a name that the compatible module does not have."""
+    if name in NOT_OFFERED:
+        return NotOffered(f"{module}.{name} is not offered by Clary: {NOT_OFFERED[name]}")
+    return AttributeError(f"module {module!r} (Clary's) has no attribute {name!r}")
+
+
+def allreduce(
+    tensor: Any,
+    param_index: int,
+    num_params: int,
+    compression: type[Compressor] = Compression.none,
+    op: str = ReduceOp.AVERAGE,
+) -> Any:
+    """The mean over ranks (or op) of the gradient of parameter `param_index` out of `num_params`."""
+    return horovod.allreduce(tensor, compression=compression, op=op, name=f"parameter {param_index} of {num_params}")
+
+
+def oob_allreduce(tensor: Any, compression: type[Compressor] = Compression.none, op: str = ReduceOp.AVERAGE) -> Any:
+    """The mean over ranks (or op) of a tensor that is no gradient, such as a loss."""
+    return horovod.allreduce(tensor, compression=compression, op=op)
+
+
+def DistributedGradientTape(  # noqa: N802 (the library's name)
+    gradtape: Any,
+    device_dense: str = "",
+    device_sparse: str = "",
+    compression: type[Compressor] = Compression.none,
+    sparse_as_dense: bool = False,
+    op: str = ReduceOp.AVERAGE,
+) -> Any:
+    """A tape whose gradients are averaged over the ranks."""
+    return _Tape(gradtape, _reducer(compression, sparse_as_dense, op, device_dense, device_sparse, None))
+
+
+def DistributedOptimizer(  # noqa: N802 (the library's name)
+    optimizer: Any,
+    name: str | None = None,
+    use_locking: bool = False,
+    device_dense: str = "",
+    device_sparse: str = "",
+    compression: type[Compressor] = Compression.none,
+    sparse_as_dense: bool = False,
+    op: str = ReduceOp.AVERAGE,
+    bucket_cap_mb: int = 25,
+) -> Any:
+    """A Keras optimizer that averages its gradients over the ranks."""
+    return distribute(
+        optimizer, _reducer(compression, sparse_as_dense, op, device_dense, device_sparse, bucket_cap_mb << 20)
+    )
+
+
+def _reducer(
+    compression: type[Compressor], sparse_as_dense: bool, op: str, dense: str, sparse: str, bucket: int | None
+) -> GradientReducer:
+    if dense or sparse:
+        raise ValueError("device_dense and device_sparse are not supported.")
+    if op not in (ReduceOp.AVERAGE, ReduceOp.SUM):
+        raise NotOffered(f"Gradients are averaged or added up (ReduceOp.AVERAGE or SUM). Received: op={op!r}")
+    return GradientReducer(compression, bucket, sparse_as_dense, average=op == ReduceOp.AVERAGE)
+
+
+__all__ = [
+    "Compression", "DistributedGradientTape", "DistributedOptimizer", "ReduceOp", "allreduce", "broadcast",
+    "broadcast_variables", "init", "local_rank", "local_size", "oob_allreduce", "rank", "shutdown", "size",
+]  # fmt: skip

@@ -1,0 +1,170 @@
+"""Each call of horovod.tensorflow once; reports what went wrong, by name."""
+
+import traceback
+
+import horovod.keras
+import horovod.tensorflow as hvd
+import keras
+import numpy as np
+import tensorflow as tf
+from rank_report import report
+
+hvd.init()
+rank, size = hvd.rank(), hvd.size()
+CASES = []
+
+
+def case(function):
+    CASES.append(function)
+    return function
+
+
+def raises(name, function, *arguments, **named):
+    error = None
+    try:
+        function(*arguments, **named)
+    except (ValueError, AttributeError, RuntimeError) as raised:
+        error = raised
+    assert type(error).__name__ == name, error
+    return str(error)
+
+
+@case
+def ranks():
+    assert (hvd.local_rank(), hvd.local_size(), hvd.cross_rank(), hvd.cross_size()) == (rank, size, 0, 1)
+    assert hvd.is_initialized()
+    assert hvd.is_homogeneous()
+    assert hvd.mpi_enabled()
+    assert not hvd.nccl_built()
+
+
+@case
+def allreduce_averages_or_adds_up():
+    x = tf.constant([1.0, 2.0]) * (rank + 1)
+    np.testing.assert_allclose(hvd.allreduce(x), [1.5, 3.0])
+    np.testing.assert_allclose(hvd.allreduce(x, average=False), [3.0, 6.0])
+    np.testing.assert_allclose(hvd.allreduce(x, op=hvd.Sum, prescale_factor=2.0, postscale_factor=0.5), [3.0, 6.0])
+    np.testing.assert_allclose(hvd.allreduce(x, op=hvd.Max), [2.0, 4.0])
+    np.testing.assert_allclose(hvd.allreduce(x, op=hvd.Min), [1.0, 2.0])
+    np.testing.assert_allclose(hvd.allreduce(x, compression=hvd.Compression.fp16), [1.5, 3.0])
+    assert int(hvd.allreduce(tf.constant(3), op=hvd.Sum)) == 6
+    assert [float(t) for t in hvd.grouped_allreduce([tf.constant(1.0), tf.constant(float(rank))])] == [1.0, 0.5]
+
+
+@case
+def allreduce_in_a_function_keeps_one_order():
+    @tf.function
+    def many(x):
+        return [hvd.allreduce(x * i, op=hvd.Sum, name=f"t{i}") for i in range(20)]
+
+    for i, value in enumerate(many(tf.constant(float(rank + 1)))):
+        assert float(value) == 3 * i
+
+
+@case
+def allreduce_of_slices_gathers_rows():
+    slices = tf.IndexedSlices(tf.constant([[2.0, 2.0]]), tf.constant([rank]), tf.constant([4, 2]))
+    dense = tf.convert_to_tensor(hvd.allreduce(slices))
+    np.testing.assert_allclose(dense, [[1, 1], [1, 1], [0, 0], [0, 0]])
+
+
+@case
+def allreduce_has_a_gradient():
+    x = tf.constant(float(rank + 1))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = hvd.allreduce(x * x, op=hvd.Sum)
+    assert float(tape.gradient(y, x)) == 2 * (2 * (rank + 1))
+
+
+@case
+def gather_broadcast_alltoall():
+    np.testing.assert_array_equal(hvd.allgather(tf.fill([rank + 1, 1], rank)), [[0], [1], [1]])
+    assert float(hvd.broadcast(tf.constant(float(rank)), root_rank=1)) == 1
+    np.testing.assert_array_equal(hvd.alltoall(tf.constant([10 * rank, 10 * rank + 1])), [rank, 10 + rank])
+    rows, counts = hvd.alltoall(tf.constant([rank, rank, rank]), splits=[1, 2])
+    assert rows.numpy().tolist() == [[0, 1], [0, 0, 1, 1]][rank]
+    assert counts.numpy().tolist() == [rank + 1] * 2
+
+
+@case
+def objects():
+    assert hvd.broadcast_object({"rank": rank}, root_rank=1) == {"rank": 1}
+    assert hvd.allgather_object(rank) == [0, 1]
+    hvd.barrier()
+
+
+@case
+def broadcast_variables():
+    variables = [tf.Variable(float(rank)), keras.Variable([rank, rank])]
+    hvd.broadcast_variables(variables, root_rank=1)
+    assert float(variables[0]) == 1
+    assert np.asarray(variables[1]).tolist() == [1, 1]
+    assert "no rank 5" in raises("ValueError", hvd.broadcast_variables, variables, 5)
+
+
+@case
+def join_lets_the_others_finish():
+    for step in range(3 + 2 * rank):
+        total = float(hvd.allreduce(tf.constant(1.0), op=hvd.Sum, name=f"step {step}"))
+        assert total == (2 if step < 3 else 1)
+    assert hvd.join() == 1
+
+
+@case
+def accumulated_passes_add_up():
+    weight = tf.Variable(0.0)
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), backward_passes_per_step=2)
+    for gradient in (1.0, 2.0, 5.0):
+        optimizer.apply_gradients([(tf.constant(gradient * (rank + 1)), weight)])
+    assert abs(float(weight) + 4.5) < 1e-6, weight
+
+
+@case
+def keras_values():
+    assert float(horovod.keras.allreduce(float(rank))) == 0.5
+    assert float(horovod.keras.broadcast(float(rank), 1)) == 1
+    assert horovod.keras.allgather([rank]).tolist() == [0, 1]
+
+
+@case
+def what_is_not_offered_names_the_alternative():
+    assert "checkpoints" in raises("NotOffered", lambda: hvd.elastic)
+    assert "BackupAndRestore" in raises("NotOffered", lambda: horovod.keras.elastic)
+    assert "op=Average" in raises("NotOffered", lambda: hvd.Adasum)
+    assert "horovod.tensorflow or horovod.keras" in raises("NotOffered", lambda: horovod.torch)
+    assert "BackupAndRestore" in raises("NotOffered", lambda: horovod.keras.callbacks.CommitStateCallback)
+    assert "use DistributedGradientTape" in raises(
+        "NotOffered", hvd.DistributedOptimizer, tf.compat.v1.train.AdamOptimizer()
+    )
+    assert "not_a_name" in raises("AttributeError", lambda: hvd.not_a_name)
+
+
+@case
+def a_model_is_saved_and_loaded_with_its_optimizer():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(horovod.keras.DistributedOptimizer(keras.optimizers.Adam(0.5)), "mse")
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    path = f"model-{rank}.keras"
+    model.save(path)
+    loaded = horovod.keras.load_model(path)
+    assert type(loaded.optimizer) is keras.optimizers.Adam
+    assert int(loaded.optimizer.iterations) == 1
+    loaded.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    # The ranks' weights differ from the start, but not what they were changed by.
+    before, after = model.get_weights()[0], loaded.get_weights()[0]
+    assert len({str(change) for change in hvd.allgather_object((after - before).round(4).tolist())}) == 1
+
+
+failures = {}
+for each in CASES:
+    try:
+        each()
+        failures[each.__name__] = None
+    except Exception:  # noqa: BLE001 (reported, by name)
+        failures[each.__name__] = traceback.format_exc()
+        break
+    finally:
+        report(failures, rank)
+if any(failures.values()):
+    raise SystemExit(1)

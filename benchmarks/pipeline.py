@@ -28,7 +28,7 @@ from measure import Measurement, report
 HERE = Path(__file__).parent
 TESTS = HERE.parent / "packages" / "clary-parallel" / "tests"
 PEER_HOME = Path(os.environ.get("CLARY_BENCH_TORCH", "~/.cache/clary-bench-torch")).expanduser()
-ROUNDS = 1
+ROUNDS = 3
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 

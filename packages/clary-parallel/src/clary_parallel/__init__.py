@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clary_parallel.analyse import partition as partition
     from clary_parallel.data.compression import Compression as Compression
     from clary_parallel.data.gradients import DistributedGradientTape as DistributedGradientTape
     from clary_parallel.data.keras_model import data_parallel as data_parallel
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from clary_parallel.data.world import local_size as local_size
     from clary_parallel.data.world import rank as rank
     from clary_parallel.data.world import size as size
+    from clary_parallel.pipelining import pipeline as pipeline
 
 # Where each public name lives; its module is imported when the name is first used.
 _PLACES = {
@@ -28,6 +30,8 @@ _PLACES = {
     "broadcast_variables": "clary_parallel.data.variables",
     "data_parallel": "clary_parallel.data.keras_model",
     "init": "clary_parallel.data.world",
+    "partition": "clary_parallel.analyse",
+    "pipeline": "clary_parallel.pipelining",
     "local_rank": "clary_parallel.data.world",
     "local_size": "clary_parallel.data.world",
     "rank": "clary_parallel.data.world",

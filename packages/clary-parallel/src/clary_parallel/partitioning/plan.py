@@ -1,0 +1,226 @@
+"""A plan: which operation runs in which stage, and what that costs each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from clary_parallel.graph import Graph, Line, lines
+from clary_parallel.partitioning.cut import cut_line
+from clary_parallel.partitioning.pins import earliest_stages, manual_assignment, pinned_stages, start_ranges
+
+Optimize = Literal["memory", "speed"]
+
+_MEMORY_WEIGHT = {"memory": 0.8, "speed": 0.2}
+_COPIES_OF_WEIGHTS = 4
+"""Weights, gradients, and the two slots of Adam."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage holds and does for one micro-batch.
+
+    Args:
+        operations: Numbers of its operations.
+        weight_bytes: Weights stored on it.
+        activation_bytes: What a forward keeps for the backward.
+        seconds: Forward and backward.
+        sent_bytes: Bytes that it sends to the next stage, tensors included that only pass through it.
+    """
+
+    operations: tuple[int, ...]
+    weight_bytes: int
+    activation_bytes: int
+    seconds: float
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A partition of a graph.
+
+    Args:
+        graph: What was partitioned.
+        stage_of: Stage of each operation; -1 for operations that every rank has at hand.
+        stages: What each stage holds.
+        heaviest: Load of the heaviest stage, as a share of the whole model's load.
+        bound: No plan has a heaviest stage lighter than this share: the mean, or the heaviest block.
+        exact: Whether the graph is a chain of blocks, so that no plan at all has a lighter heaviest stage, but for the
+            slack given away to send fewer bytes.
+    """
+
+    graph: Graph
+    stage_of: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    heaviest: float
+    bound: float
+    exact: bool
+
+
+def make_plan(
+    graph: Graph,
+    partitions: int,
+    *,
+    optimize: Optimize = "memory",
+    memory_weight: float | None = None,
+    slack: float = 0.05,
+    pins: Mapping[str, int] | None = None,
+    auto_partition: bool = True,
+    default_partition: int = 0,
+) -> Plan:
+    """Partition a graph into stages that run one after the other.
+
+    The load of an operation is a weighted mean of its share of the model's memory (weights, gradients and optimizer
+    state, and the activations of as many micro-batches as there are stages) and of its share of the model's time. The
+    heaviest stage is made as light as possible; within `slack` of that, the fewest bytes are sent.
+
+    A plan is never heavier than the bound on all plans plus the heaviest block (and the slack); `Plan.heaviest` and
+    `Plan.bound` say how near it came. On a chain it is exact.
+
+    Args:
+        graph: The operations.
+        partitions: How many stages.
+        optimize: "memory" weighs memory with 0.8, "speed" with 0.2 (the SageMaker library's own numbers).
+        memory_weight: Another weight of memory, from 0 to 1.
+        slack: How much heavier than necessary, as a share, the heaviest stage may be to send fewer bytes.
+        pins: Stage of operations, by name.
+        auto_partition: Whether to choose stages for operations that are not pinned.
+        default_partition: Where they go otherwise.
+
+    Raises:
+        ValueError: There are fewer blocks of operations than partitions.
+        PinError: Pins contradict the model's order or each other.
+    """
+    if partitions < 1:
+        raise ValueError(f"A plan needs partitions of at least 1. Received: partitions={partitions}.")
+    weight = _MEMORY_WEIGHT.get(optimize) if memory_weight is None else memory_weight
+    if weight is None or not 0.0 <= weight <= 1.0:
+        raise ValueError(
+            'A plan needs optimize="memory" or "speed" and memory_weight from 0 to 1. '
+            f"Received: optimize={optimize!r}, memory_weight={memory_weight!r}."
+        )
+    loads = operation_loads(graph, partitions, weight)
+    pinned = pinned_stages(graph, pins or {}, partitions)
+    if not auto_partition:
+        if not 0 <= default_partition < partitions:
+            raise ValueError(
+                f"default_partition must be one of {partitions} partitions. Received: {default_partition}."
+            )
+        return plan_from_assignment(graph, manual_assignment(graph, pinned, default_partition), partitions, loads)
+    candidates = lines(graph, earliest_stages(graph, pinned) if pinned else None)
+    blocks = len(candidates[0].blocks)
+    if blocks < partitions:
+        raise ValueError(
+            f"The model has {blocks} operations that can be parted, fewer than partitions={partitions}. Use at most "
+            f"{blocks} partitions." + (" Operations that share weights count as one." if graph.together else "")
+        )
+    return _best_plan(graph, candidates, pinned, partitions, loads, slack)
+
+
+def operation_loads(graph: Graph, partitions: int, memory_weight: float) -> npt.NDArray[np.float64]:
+    """Each operation's share of the load, shape (operations,); the sum is 1."""
+    memory = np.array(
+        [_COPIES_OF_WEIGHTS * item.weight_bytes + partitions * item.activation_bytes for item in graph.operations],
+        float,
+    )
+    seconds = np.array([item.seconds for item in graph.operations], float)
+    parts = [(memory_weight, memory), (1.0 - memory_weight, seconds)]
+    loads = np.zeros(len(graph.operations))
+    given = 0.0
+    for weight, values in parts:
+        if values.sum() > 0 and weight > 0:
+            loads += weight * values / values.sum()
+            given += weight
+    if given == 0.0:
+        loads += [0.0 if item.replicated else 1.0 for item in graph.operations]
+    return loads / max(loads.sum(), 1e-300)
+
+
+def plan_from_assignment(
+    graph: Graph, stage_of: Sequence[int], partitions: int, loads: npt.NDArray[np.float64], exact: bool = False
+) -> Plan:
+    """A plan from the stage of each operation.
+
+    Raises:
+        ValueError: A partition has no operation.
+    """
+    members: list[list[int]] = [[] for _ in range(partitions)]
+    for index, stage in enumerate(stage_of):
+        if stage >= 0:
+            members[stage].append(index)
+    empty = [stage for stage, operations in enumerate(members) if not operations]
+    if empty:
+        raise ValueError(
+            f"Partition {empty[0]} of {partitions} has no operation. Pin one to it, or use fewer partitions."
+        )
+    sent = _sent_bytes(graph, stage_of, partitions)
+    stages = tuple(
+        Stage(
+            tuple(operations),
+            sum(graph.operations[index].weight_bytes for index in operations),
+            sum(graph.operations[index].activation_bytes for index in operations),
+            sum(graph.operations[index].seconds for index in operations),
+            sent[stage],
+        )
+        for stage, operations in enumerate(members)
+    )
+    heaviest = max(float(loads[operations].sum()) for operations in members)
+    bound = max(1.0 / partitions, float(loads.max(initial=0.0)))
+    return Plan(graph, tuple(stage_of), stages, heaviest, bound, exact)
+
+
+def _best_plan(
+    graph: Graph,
+    candidates: list[Line],
+    pinned: Mapping[int, int],
+    partitions: int,
+    loads: npt.NDArray[np.float64],
+    slack: float,
+) -> Plan:
+    best: tuple[float, Line, tuple[int, ...]] | None = None
+    whole = max(sum(item.output_bytes for item in graph.operations), 1)
+    for line in candidates:
+        blocks = np.array([loads[list(block)].sum() for block in line.blocks])
+        low, high = start_ranges(line, pinned, partitions)
+        cut = cut_line(blocks, line.cut_bytes, partitions, low, high, slack)
+        if cut is None:
+            continue
+        # Lines compete on load first; bytes decide between those within the slack of each other.
+        score = cut.heaviest * (1 + slack * cut.sent / (whole * partitions))
+        if best is None or score < best[0]:
+            best = (score, line, cut.starts)
+    if best is None:
+        raise ValueError(
+            f"The pins leave no room for {partitions} partitions: each needs an operation of its own between its "
+            "neighbours' pins. Pin fewer operations, or use fewer partitions."
+        )
+    _, line, starts = best
+    stage_of = [-1] * len(graph.operations)
+    edges = [*starts, len(line.blocks)]
+    for stage in range(partitions):
+        for block in line.blocks[edges[stage] : edges[stage + 1]]:
+            for index in block:
+                stage_of[index] = stage
+    plan = plan_from_assignment(graph, stage_of, partitions, loads, line.is_chain and not pinned)
+    heaviest_block = max(float(loads[list(block)].sum()) for block in line.blocks)
+    return Plan(graph, plan.stage_of, plan.stages, plan.heaviest, max(plan.bound, heaviest_block), plan.exact)
+
+
+def _sent_bytes(graph: Graph, stage_of: Sequence[int], partitions: int) -> list[int]:
+    """Bytes over each boundary: a tensor passes through every stage up to the last that needs it."""
+    last = [stage_of[index] for index in range(len(graph.operations))]
+    for index, operation in enumerate(graph.operations):
+        for source in operation.inputs:
+            last[source] = max(last[source], stage_of[index])
+    for output in graph.outputs:
+        last[output] = partitions - 1
+    sent = [0] * partitions
+    for index, operation in enumerate(graph.operations):
+        if stage_of[index] >= 0:
+            for stage in range(stage_of[index], last[index]):
+                sent[stage] += operation.output_bytes
+    return sent

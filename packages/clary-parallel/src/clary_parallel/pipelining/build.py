@@ -1,0 +1,100 @@
+"""From a Keras model to one that trains over a pipeline: analyse, partition, place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clary_parallel.analyse import pins_of, trace_model
+from clary_parallel.data import world
+from clary_parallel.partitioning import make_plan, place
+from clary_parallel.partitioning.plan import Optimize
+from clary_parallel.pipelining.engine import Settings
+from clary_parallel.pipelining.layout import lay_out
+from clary_parallel.pipelining.model import PipelineModel
+from clary_parallel.schedule import make_schedule
+from clary_parallel.transport import Transport
+
+
+def pipeline(
+    model: Any,
+    partitions: int,
+    microbatches: int = 1,
+    *,
+    schedule: str = "interleaved",
+    virtual: int = 1,
+    optimize: Optimize = "memory",
+    memory_weight: float | None = None,
+    pins: Mapping[str, int] | None = None,
+    auto_partition: bool = True,
+    default_partition: int = 0,
+    placement_strategy: str = "cluster",
+    microbatch_size: int = 1,
+    recompute: bool = False,
+    transport: Transport | None = None,
+) -> PipelineModel:
+    """Make a model train over several ranks, each with a part of it. Every rank calls it, with the same model.
+
+    Args:
+        model: A Keras 3 model: Sequential, functional, or subclassed (called once before).
+        partitions: Parts of the model. The number of ranks is a multiple of it; what is more trains replicas.
+        microbatches: Parts into which each batch is cut. Where it does not divide the batch, parts differ by one
+            example; results stay those of the whole batch.
+        schedule: "interleaved" (1F1B), "simple" (GPipe), "zero_bubble" or "_only_forward".
+        virtual: Stages a rank; more than one makes the bubble smaller, for "interleaved" only.
+        optimize: "memory" or "speed": what to balance, see `partitioning.make_plan`.
+        memory_weight: Another weight of memory, from 0 to 1.
+        pins: Partition of layers, by name; besides those of `clary_parallel.partition` blocks.
+        auto_partition: Whether to choose partitions for layers that are not pinned.
+        default_partition: Where they go otherwise.
+        placement_strategy: How partitions and replicas are placed on ranks, see `partitioning.place`.
+        microbatch_size: Examples of a micro-batch, for the sizes of the plan.
+        recompute: Keep no intermediate results from the forward; the backward computes them again, for a third more
+            arithmetic and far less memory.
+        transport: The ranks; by default those that the launcher started (`mpirun`).
+
+    Returns:
+        A model to `compile`, `fit`, `evaluate`, `predict` and `save`.
+
+    Raises:
+        UntraceableError: The model's graph cannot be read.
+        ValueError: The plan, the schedule or the number of ranks is impossible; the message says how.
+
+    Example:
+        model = clary_parallel.pipeline(model, partitions=2, microbatches=8)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(x, y)
+    """
+    make_schedule(schedule, partitions, microbatches, virtual)
+    ranks = transport or _connect()
+    groups = place(ranks.size, partitions, placement_strategy)
+    traced = trace_model(model, microbatch_size)
+    plan = make_plan(
+        traced.graph,
+        partitions * virtual,
+        optimize=optimize,
+        memory_weight=memory_weight,
+        pins={**pins_of(traced), **(pins or {})},
+        auto_partition=auto_partition,
+        default_partition=default_partition,
+    )
+    mine = next(group for group in groups if ranks.rank in group)
+    own = ranks if len(groups) == 1 else _group(ranks, mine)
+    replicas = None
+    if len(groups) > 1:
+        replicas = _group(ranks, [group[mine.index(ranks.rank)] for group in groups])
+    layouts = lay_out(traced, plan.stage_of, partitions * virtual)
+    settings = Settings(partitions, microbatches, schedule, virtual, recompute)
+    return PipelineModel(model, traced, plan, layouts, settings, own, replicas)
+
+
+def _group(ranks: Transport, members: list[int]) -> Transport:
+    group = ranks.group(members)
+    if group is None:
+        raise ValueError(f"Rank {ranks.rank} is not in its own group {members}.")
+    return group
+
+
+def _connect() -> Transport:
+    world.init()
+    return world.transport()

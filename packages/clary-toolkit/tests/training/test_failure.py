@@ -74,3 +74,34 @@ def test_nothing_and_nonsense_are_no_trouble(printed: bytes) -> None:
 def test_a_message_stays_of_a_size() -> None:
     printed = b'Traceback (most recent call last):\n  File "t.py", line 1, in f\n    f()\nValueError: ' + b"x" * 50_000
     assert len(failure.explain(printed, CODE).message) == 2000
+
+
+def test_a_known_failure_comes_with_the_way_out() -> None:
+    said = (
+        "Traceback (most recent call last):\n"
+        '  File "train.py", line 9, in <module>\n    model.fit(x, y)\n'
+        "ValueError: Attempt to convert a value (PerReplica:{\n  0: <tf.Tensor>\n}) with an unsupported type\n"
+    )
+    message = failure.explain(said.encode(), "/opt/ml/code").message
+    assert "clary_parallel.data_parallel(model)" in message
+    assert "TF_USE_LEGACY_KERAS" in message
+
+
+def test_of_several_ranks_the_one_that_raised_is_told() -> None:
+    said = "".join(
+        f"[1,mpirank:{rank},algo-{rank + 1}]<stderr>:{line}\n"
+        for rank, line in [
+            (1, "Traceback (most recent call last):"),
+            (0, "INFO waiting"),
+            (1, '  File "train.py", line 3, in <module>'),
+            (1, "    step()"),
+            (0, "INFO still waiting"),
+            (1, "ValueError: this rank is broken"),
+            (1, "-----------------"),
+            (1, "MPI_ABORT was invoked on rank 1 in communicator MPI_COMM_WORLD"),
+        ]
+    )
+    reason = failure.explain(said.encode(), "/opt/ml/code")
+    expected = 'On rank 1 on algo-2: File "train.py", line 3, in <module>\nstep()\nValueError: this rank is broken'
+    assert reason.message == expected
+    assert reason.error == "ValueError"

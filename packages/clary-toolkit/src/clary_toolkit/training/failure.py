@@ -10,6 +10,16 @@ _FRAME = re.compile(r'^\s+File "(?P<path>.*?)", line \d+')
 _HEADER = "Traceback (most recent call last):"
 _RANK = re.compile(r"^\[1,mpirank:(\d+),([\w-]+)\]<std(?:out|err)>:")
 _AFTER_ABORT = "MPI_ABORT was invoked"
+# Failures that are known, with the way out.
+_WAYS_OUT = (
+    (
+        re.compile(r"Attempt to convert a value \(PerReplica:"),
+        "Keras 3 cannot train by model.fit under MultiWorkerMirroredStrategy. Train by MPI instead, with two lines: "
+        "`import clary_parallel` and `model = clary_parallel.data_parallel(model)` in place of strategy.scope(), and "
+        'distribution={"mpi": {"enabled": True}} in the estimator. Or keep the strategy with Keras 2: '
+        'environment={"TF_USE_LEGACY_KERAS": "1"}.',
+    ),
+)
 _LONGEST = 2000
 _LAST_LINES = 5
 
@@ -88,7 +98,9 @@ def _explain(lines: list[str], code_folder: str) -> Reason:
         return Reason("\n".join(spoken[-_LAST_LINES:])[-_LONGEST:].strip(), None)
     name = lines[start].partition(":")[0].rpartition(".")[2]
     text = [line for line in lines[start:] if line.strip()]
-    return Reason("\n".join(_place(lines[:start], code_folder) + text)[:_LONGEST].strip(), name)
+    message = "\n".join(_place(lines[:start], code_folder) + text)[:_LONGEST].strip()
+    ways_out = [way_out for pattern, way_out in _WAYS_OUT if pattern.search(message)]
+    return Reason("\n".join([message] + ways_out), name)
 
 
 def _error_line(lines: list[str]) -> int | None:

@@ -140,4 +140,30 @@ class RunningServer:
             Path(self.socket).unlink(missing_ok=True)
 
 
+class ServingEnvironment:
+    """An environment that serves with OpenVINO and gRPC, and the models that make_models.py has made in it."""
+
+    def __init__(self, root: Path, python: Path, models: Path) -> None:
+        self.python = python
+        self.models = models
+        self.packages = root / "serving" / "current"
+        self.variables = {
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "CUDA_VISIBLE_DEVICES": "",
+            "CLARY_SERVING_PACKAGES": str(self.packages),
+            "CLARY_SERVING_GRPC_PORT": "0",
+        }
+
+    def serve(self, name: str, files: Mapping[str, str | bytes] | None = None, **variables: str) -> RunningServer:
+        """A server of the models in the folder `name`, with further files."""
+        command = (str(self.python), "-c", _SERVE)
+        server = RunningServer(self.models / name, files or {}, {**self.variables, **variables}, command)
+        return server.wait_until_ready(240)
+
+    def case(self, name: str) -> dict[str, Any]:
+        """A request and what Keras answers."""
+        return json.loads((self.models / f"{name}.json").read_text())
+
+
+_SERVE = "import sys; from clary_toolkit.serving.server import main; sys.exit(main())"
 MODEL = {"model/1/saved_model.pb": b""}

@@ -16,6 +16,13 @@ from serving_lab import MODEL
 ROW = {"instances": [[1, 2]]}
 
 
+def npy(array: np.ndarray) -> bytes:
+    """What numpy.save writes."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 def test_ping_and_execution_parameters(server):
     ping = server.ask("GET", "/ping")
     assert (ping.status, ping.body) == (200, b"")
@@ -45,6 +52,13 @@ def test_every_content_type_of_awss_container_is_read(server, body, content_type
     assert b"\n" not in answer.body
 
 
+def test_values_that_are_no_numbers_go_in_and_out_as_tensorflow_serving_writes_them(server):
+    assert b"[NaN, -Infinity]" in server.invoke('{"instances": [[NaN, -Infinity]]}').body
+    rows = np.array([[np.nan, np.inf]], np.float32)
+    answer = server.invoke(npy(rows), "application/x-npy", Accept="application/x-npy")
+    np.testing.assert_array_equal(np.load(io.BytesIO(answer.body)), rows)
+
+
 def test_npy_goes_in_and_out(server):
     file = io.BytesIO()
     np.save(file, np.array([[1, 2], [3, 4]], dtype=np.float64))
@@ -69,6 +83,12 @@ def test_npy_goes_in_and_out(server):
         ({"instances": [[666, 0]]}, "application/json", 500, "the number of the beast"),
         (b"[" * 100000, "application/json", 400, "JSON Parse error"),
         (b"\xff\xfe", "application/json", 400, "JSON Parse error: Invalid encoding"),
+        ({"signature_name": "two", "instances": [1]}, "application/json", 400, "a: float of shape [-1]"),
+        (npy(np.zeros((1, 2), np.complex64)), "application/x-npy", 400, "complex64 does not become float32"),
+        (npy(np.array([["a", "b"]])), "application/x-npy", 400, "does not become float32"),
+        (npy(np.zeros((2, 3), np.float32)), "application/x-npy", 400, "expects x: float of shape [-1, 2]"),
+        (npy(np.zeros((2, 2), np.float32))[:-1], "application/x-npy", 400, "The body is no npy array"),
+        ("one,two\n", "text/csv", 400, "is not of expected type: float"),
     ],
 )
 def test_a_bad_request_is_told_why_and_the_server_lives(server, body, content_type, status, message):

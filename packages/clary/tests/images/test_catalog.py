@@ -6,7 +6,7 @@ import pytest
 
 from clary.images.catalog import resolve, resolve_serving
 from clary.images.errors import ImageError
-from clary.images.releases import cuda_lock, releases, tensorflow_lock
+from clary.images.releases import cuda_lock, releases, serving_pins, tensorflow_lock
 
 _AWS = "763104351884.dkr.ecr.us-east-1.amazonaws.com"
 _NEWEST = releases()[-1]
@@ -158,3 +158,20 @@ def test_an_inference_image_is_the_environment_that_trains() -> None:
     assert resolve_serving(training.uri, gpu=False).folder == training.folder
     with pytest.raises(ImageError, match="it cannot train"):
         resolve(serving.uri, gpu=False)
+
+
+def test_serving_adds_packages_and_leaves_the_environment_as_it_is() -> None:
+    serving = resolve_serving("tensorflow-inference:2.21-cpu", gpu=False)
+    training = resolve("tensorflow-training:2.21-cpu", gpu=False)
+    assert training.serving == ()
+    assert [pin.partition("==")[0] for pin in serving.serving] == ["openvino", "tensorflow-serving-api"]
+    assert serving.requirements == training.requirements
+    assert resolve_serving("python:3.12").serving == ()
+
+
+def test_every_tensorflow_has_stubs_of_its_own_minor_version_and_openvino_where_its_python_can() -> None:
+    for release in releases():
+        for python in release.pythons:
+            pins = dict(pin.split("==") for pin in serving_pins(release, python))
+            assert pins["tensorflow-serving-api"].rpartition(".")[0] == release.minor
+            assert ("openvino" in pins) == (python != "3.7")

@@ -27,7 +27,13 @@ def tensors_of(version: Version, method: str, document: dict[str, Any]) -> tuple
     name = document.get("signature_name")
     signature = version.signature(name if isinstance(name, str) else None)
     expected, word = _METHODS[method]
-    serialized = _serialized(document, method)
+    return signature, inputs_of(signature, _serialized(document, method), expected, word)
+
+
+def inputs_of(signature: Signature, serialized: list[bytes], expected: str, word: str) -> dict[str, np.ndarray]:
+    """Serialized tf.Examples as the one input of a signature of the `expected` method. Raises InvalidArgument."""
+    if not serialized:
+        raise InvalidArgument("Input is empty.")
     if signature.method != expected:
         raise InvalidArgument(
             "Expected {} signature method_name to be {}. Was: {}".format(word, expected, signature.method)
@@ -35,17 +41,52 @@ def tensors_of(version: Version, method: str, document: dict[str, Any]) -> tuple
     if len(signature.inputs) != 1:
         raise InvalidArgument("Expected one input Tensor.")
     (input_name,) = signature.inputs
-    return signature, {input_name: serialized}
+    texts = np.empty(len(serialized), dtype=object)
+    texts[:] = serialized
+    return {input_name: texts}
 
 
 def results(outputs: Mapping[str, np.ndarray], method: str) -> bytes:
     """{"results": ...}: labels with scores, or a value, for each example. Raises InvalidArgument."""
-    rows = _classes(outputs) if method == "classify" else _values(outputs)
+    if method == "classify":
+        rows = [
+            "[{}]".format(", ".join("[{}, {}]".format(_label(label), decimal(score)) for label, score in pairs))
+            for pairs in classes(outputs)
+        ]
+    else:
+        rows = [decimal(value) for value in values(outputs)]
     end = "\n    ]\n}" if method == "classify" else "]\n}"
     return ('{\n    "results": [' + ", ".join(rows) + end).encode()
 
 
-def _serialized(document: dict[str, Any], method: str) -> np.ndarray:
+def classes(outputs: Mapping[str, np.ndarray]) -> list[list[tuple[bytes, float]]]:
+    """Labels with scores for each example, of a classification's outputs. Raises InvalidArgument."""
+    labels, scores = outputs.get("classes"), outputs.get("scores")
+    if labels is None and scores is None:
+        raise InvalidArgument("Expected classification signature outputs to contain classes or scores.")
+    rows: list[list[tuple[bytes, float]]] = []
+    for row in range(len(scores if labels is None else labels)):  # type: ignore[arg-type]
+        marks: Any = None if scores is None else scores[row]
+        names: Any = [b""] * len(marks) if labels is None else labels[row]
+        if marks is None:
+            marks = [0.0] * len(names)
+        rows.append([(name, float(mark)) for name, mark in zip(names, marks)])
+    return rows
+
+
+def values(outputs: Mapping[str, np.ndarray]) -> list[float]:
+    """A value for each example, of a regression's outputs. Raises InvalidArgument."""
+    found = outputs.get("outputs")
+    if found is None:
+        raise InvalidArgument("Expected regression signature outputs to contain outputs.")
+    return [float(value) for value in np.asarray(found).reshape(-1)]
+
+
+def _label(label: bytes) -> str:
+    return json.dumps(label.decode("utf-8", "replace"), ensure_ascii=False)
+
+
+def _serialized(document: dict[str, Any], method: str) -> list[bytes]:
     examples = document.get("examples")
     if "examples" not in document:
         raise InvalidArgument(
@@ -60,10 +101,7 @@ def _serialized(document: dict[str, Any], method: str) -> np.ndarray:
     if not examples:
         raise InvalidArgument("JSON Value: {} 'examples' value is an empty array".format(json_tensors.show(document)))
     context = document.get("context", {})
-    texts = np.empty(len(examples), dtype=object)
-    for position, example in enumerate(examples):
-        texts[position] = _example(example, context)
-    return texts
+    return [_example(example, context) for example in examples]
 
 
 def _example(content: Any, context: Any) -> bytes:
@@ -106,28 +144,3 @@ def _add(feature: Any, name: str, value: Any) -> None:
             )
         )
     getattr(feature, kind).value.append(content)
-
-
-def _classes(outputs: Mapping[str, np.ndarray]) -> list[str]:
-    classes, scores = outputs.get("classes"), outputs.get("scores")
-    if classes is None and scores is None:
-        raise InvalidArgument("Expected classification signature outputs to contain classes or scores.")
-    rows: list[str] = []
-    for row in range(len(scores if classes is None else classes)):  # type: ignore[arg-type]
-        marks: Any = None if scores is None else scores[row]
-        labels: Any = [b""] * len(marks) if classes is None else classes[row]
-        if marks is None:
-            marks = [0.0] * len(labels)
-        pairs = (
-            "[{}, {}]".format(json.dumps(label.decode("utf-8", "replace"), ensure_ascii=False), decimal(float(mark)))
-            for label, mark in zip(labels, marks)
-        )
-        rows.append("[" + ", ".join(pairs) + "]")
-    return rows
-
-
-def _values(outputs: Mapping[str, np.ndarray]) -> list[str]:
-    values = outputs.get("outputs")
-    if values is None:
-        raise InvalidArgument("Expected regression signature outputs to contain outputs.")
-    return [decimal(float(value)) for value in np.asarray(values).reshape(-1)]

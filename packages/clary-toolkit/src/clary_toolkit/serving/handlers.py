@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from clary_toolkit.serving.http import Request
 
     Rest = Callable[[Target, bytes], Answer]
+    Grpc = Callable[[], "tuple[int | None, object]"]
 
 CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 
 
 class Context(NamedTuple):
-    """What handlers are told of a request. There is no gRPC: `grpc_port` and `channel` are None."""
+    """What handlers are told of a request. Where the image has no gRPC, `grpc_port` and `channel` are None."""
 
     model_name: str | None
     model_version: str | None
@@ -49,15 +50,17 @@ class Handlers:
         rest: answers a request to TensorFlow Serving's REST interface; it waits.
         rest_url: where the same interface listens, for handlers that send requests of their own.
         seconds: how long a request may take.
+        grpc: the port of the gRPC interface and a channel to it, or twice None.
     """
 
-    def __init__(self, module: ModuleType, rest: Rest, rest_url: str, seconds: float) -> None:
+    def __init__(self, module: ModuleType, rest: Rest, rest_url: str, seconds: float, grpc: Grpc) -> None:
         self._handler: Any = getattr(module, "handler", None)
         self._input: Any = getattr(module, "input_handler", None)
         self._output: Any = getattr(module, "output_handler", None)
         self._rest = rest
         self._rest_url = rest_url
         self._seconds = seconds
+        self._grpc = grpc
 
     def answer(self, request: Request, target: Target, default_model: str) -> Answer:
         """The answer to an invocation; 500 with the message and the traceback where a handler raises."""
@@ -83,14 +86,15 @@ class Handlers:
         if target.version is not None:
             uri += "/versions/{}".format(target.version)
         headers = request.headers
+        port, channel = self._grpc()
         named = "tfs-method=" in headers.get(CUSTOM_ATTRIBUTES, "")
         return Context(
             target.model,
             None if target.version is None else str(target.version),
             target.method if named else None,
             uri + ":" + target.method,
-            None,
-            None,
+            port,
+            channel,
             headers.get(CUSTOM_ATTRIBUTES),
             headers.get("content-type") or "application/json",
             headers.get("accept") or "application/json",

@@ -8,8 +8,9 @@ import threading
 
 import numpy as np
 
-from clary_toolkit.serving import discovery, log
+from clary_toolkit.serving import discovery, engines, log
 from clary_toolkit.serving.errors import InvalidArgument, NotFound, ServingError
+from clary_toolkit.serving.signatures import DEFAULT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Version:
 
     def signature(self, name: str | None) -> Signature:
         """Raises InvalidArgument with TensorFlow Serving's text where there is none of that name."""
-        wanted = name or "serving_default"
+        wanted = name or DEFAULT
         found = self.executor.signatures.get(wanted)
         if found is None:
             raise InvalidArgument(
@@ -105,16 +106,19 @@ class Models:
 
     def status(self, name: str, number: int | None) -> bytes:
         """TensorFlow Serving's answer to GET /v1/models/<name>. Raises NotFound."""
+        described = [
+            {"version": str(each), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+            for each in self.numbers(name, number)
+        ]
+        return json.dumps({"model_version_status": described}, indent=1).encode() + b"\n"
+
+    def numbers(self, name: str, number: int | None) -> list[int]:
+        """The versions of a model, the highest first; the one of this number where it is given. Raises NotFound."""
         versions = self._models.get(name)
         if versions is None or (number is not None and number not in versions):
             which = "" if number is None else " with version {}".format(number)
             raise NotFound("Could not find any versions of model {}{}. {}".format(name, which, self._served()))
-        numbers = sorted(versions, reverse=True) if number is None else [number]
-        described = [
-            {"version": str(each), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-            for each in numbers
-        ]
-        return json.dumps({"model_version_status": described}, indent=1).encode() + b"\n"
+        return sorted(versions, reverse=True) if number is None else [number]
 
     def _served(self) -> str:
         return "Served: {}.".format(
@@ -129,15 +133,16 @@ class Models:
         log.info("Loading model {} version {} from {}".format(name, number, found.path))
         version = Version(name, number, self._load(found))
         executor = version.executor
-        for signature in executor.signatures.values():
-            if self._settings.batching is not False and signature.has_rows:
-                verdict = "asked for" if self._settings.batching else _rows_are_independent(executor, signature)
-                if verdict in ("asked for", "verified"):
-                    version.batched.add(signature.name)
-                else:
-                    log.info("Requests of signature {} are not joined: {}".format(signature.name, verdict))
-            else:
-                _warm_up(executor, signature)
+        signatures = list(executor.signatures.values())
+        if self._settings.batching:
+            version.batched.update(signature.name for signature in signatures if signature.has_rows)
+        usual = [each for each in signatures if each.name == DEFAULT] or signatures
+        for signature in usual:
+            self._try(version, signature)
+        others = [each for each in signatures if each not in usual]
+        # Keras gives each model a second signature for the same: the start waits for the usual one alone.
+        if others:
+            threading.Thread(target=self._try_all, args=(version, others), name="rehearsal", daemon=True).start()
         log.info(
             "Model {} version {} is ready ({}): {}".format(
                 name, number, executor.kind, " ".join(each.expects() for each in executor.signatures.values())
@@ -145,9 +150,27 @@ class Models:
         )
         return version
 
+    def _try_all(self, version: Version, signatures: list[Signature]) -> None:
+        try:
+            for signature in signatures:
+                self._try(version, signature)
+        except Exception:  # noqa: BLE001 - the boundary of the thread; requests are then not joined
+            log.exception("A rehearsal failed")
+
+    def _try(self, version: Version, signature: Signature) -> None:
+        """Call the signature once, and find out whether its requests may be joined."""
+        if self._settings.batching is not None or not signature.has_rows:
+            _warm_up(version.executor, signature)
+            return
+        verdict = _rows_are_independent(version.executor, signature)
+        if verdict == "verified":
+            version.batched.add(signature.name)
+        else:
+            log.info("Requests of signature {} are not joined: {}".format(signature.name, verdict))
+
 
 def loader(settings: Settings) -> Load:
-    """Loads a version with the image's TensorFlow."""
+    """Loads a version with the image's TensorFlow, and lets OpenVINO compute where it gives the same."""
 
     def load(found: FoundVersion) -> Executor:
         from clary_toolkit.serving.tensorflow_execution import TensorFlowExecutor
@@ -157,7 +180,8 @@ def loader(settings: Settings) -> Load:
             from clary_toolkit.serving import keras_export
 
             path = keras_export.as_saved_model(path)
-        return TensorFlowExecutor(path, settings.intra_op, settings.inter_op)
+        trusted = TensorFlowExecutor(path, settings.intra_op, settings.inter_op)
+        return engines.beside(trusted, path, settings)
 
     return load
 
@@ -172,7 +196,7 @@ def find(settings: Settings) -> list[FoundModel]:
 
 def _warm_up(executor: Executor, signature: Signature) -> None:
     try:
-        executor.run(signature, {name: _sample(spec, 1) for name, spec in signature.inputs.items()})
+        executor.rehearse(signature, {name: _sample(spec, 1) for name, spec in signature.inputs.items()})
     except (ServingError, ValueError, TypeError) as error:
         log.debug("The warm-up of signature {} gave no answer: {}".format(signature.name, error))
 
@@ -181,9 +205,9 @@ def _rows_are_independent(executor: Executor, signature: Signature) -> str:
     """Calls the model with rows alone and together; "verified" where each row's outputs are the same both ways."""
     try:
         inputs = {name: _sample(spec, 3) for name, spec in signature.inputs.items()}
-        together = executor.run(signature, inputs)
+        together = executor.rehearse(signature, inputs)
         for row in range(3):
-            alone = executor.run(signature, {name: array[row : row + 1] for name, array in inputs.items()})
+            alone = executor.rehearse(signature, {name: array[row : row + 1] for name, array in inputs.items()})
             for name, array in alone.items():
                 if together[name].shape[1:] != array.shape[1:] or len(together[name]) != 3 or len(array) != 1:
                     return "its outputs have not a row for each row of the inputs"

@@ -118,6 +118,10 @@ class Predictor:
         """The outputs for tensors of the default signature; waits. Raises ServingError."""
         return self._wait(version, version.signature(None), inputs)
 
+    def run(self, version: Version, signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs for tensors of any signature; waits. Raises ServingError."""
+        return self._wait(version, signature, inputs)
+
     def _run(self, version: Version, method: str, document: dict[str, Any], body: bytes, write: _Writer) -> None:
         write.layout, signature, inputs = _tensors(version, method, document, body)
         self._submit(version, signature, inputs, write)
@@ -193,7 +197,7 @@ def _may_hold_booleans(body: bytes) -> bool:
 
 
 def _rows(version: Version, signature: Signature, inputs: Mapping[str, np.ndarray]) -> int | None:
-    if signature.name not in version.batched:
+    if signature.name not in version.batched or not version.executor.gains_by_joining(signature):
         return None
     counts = {len(array) if array.ndim else 0 for array in inputs.values()}
     return counts.pop() if len(counts) == 1 and 0 not in counts else None

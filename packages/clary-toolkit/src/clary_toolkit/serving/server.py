@@ -10,11 +10,12 @@ import socket
 import sys
 import threading
 
-from clary_toolkit.serving import code_runner, discovery, log, models, user_code
+from clary_toolkit.serving import code_runner, discovery, log, models, own_packages, user_code
 from clary_toolkit.serving.application import Application
 from clary_toolkit.serving.batching import Device
 from clary_toolkit.serving.errors import ServingError, StartupError
 from clary_toolkit.serving.functions import Functions
+from clary_toolkit.serving.grpc_server import GrpcServer
 from clary_toolkit.serving.handlers import Handlers
 from clary_toolkit.serving.http import Server
 from clary_toolkit.serving.multi_model import MultiModel
@@ -41,6 +42,7 @@ def main() -> int:
     try:
         settings = Settings.of(os.environ)
         log.configure(settings.log_level)
+        own_packages.add(os.environ)
         for notice in settings.ignored:
             log.warning(notice)
         code = asyncio.run(serve(settings))
@@ -69,11 +71,12 @@ async def serve(settings: Settings, load: Load | None = None) -> int:
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(number, stop.set)
     watch = loop.create_task(server.watch())
+    grpc: GrpcServer | None = None
     loading = loop.run_in_executor(None, _start, settings, application, load, rest_url)
     stopped = loop.create_task(stop.wait())
     await asyncio.wait([loading, stopped], return_when=asyncio.FIRST_COMPLETED)
     if loading.done():
-        loading.result()  # raises what went wrong
+        grpc = loading.result()  # or raises what went wrong
         gc.collect()
         gc.freeze()
         log.info("Serving on {}".format(", ".join(_places(settings, rest_url))))
@@ -81,7 +84,10 @@ async def serve(settings: Settings, load: Load | None = None) -> int:
     log.info("Stopping: {} requests in progress".format(server.in_progress))
     for each in listening:
         each.close()
-    await server.drain(_DRAIN_SECONDS)
+    ending: list[Any] = [server.drain(_DRAIN_SECONDS)]
+    if grpc is not None:
+        ending.append(loop.run_in_executor(None, grpc.stop, _DRAIN_SECONDS))
+    await asyncio.gather(*ending)
     watch.cancel()
     if server.in_progress:
         log.warning("{} requests were not answered in time".format(server.in_progress))
@@ -89,15 +95,16 @@ async def serve(settings: Settings, load: Load | None = None) -> int:
     return 0
 
 
-def _start(settings: Settings, application: Application, load: Load | None, rest_url: str) -> None:
-    """Everything that takes time before the first request."""
+def _start(settings: Settings, application: Application, load: Load | None, rest_url: str) -> GrpcServer:
+    """Everything that takes time before the first request; gRPC's server, which starts beside."""
     user_code.install(settings.code_folder)
     served = models.Models(settings, load or models.loader(settings))
     workers = Workers(settings.threads, "model")
     predictor = Predictor(served, Device(settings.slots, settings.max_batch, workers.run))
+    grpc = GrpcServer(served, predictor, settings)
 
     def handlers_of(module: ModuleType) -> Code:
-        handlers = Handlers(module, predictor.rest_now, rest_url, settings.handler_seconds)
+        handlers = Handlers(module, predictor.rest_now, rest_url, settings.handler_seconds, grpc.reach)
         return code_runner.of_handlers(handlers, lambda: served.default or "model")
 
     def code_of(module: ModuleType, folder: str, default_model: Callable[[], Any]) -> Code:
@@ -111,7 +118,8 @@ def _start(settings: Settings, application: Application, load: Load | None, rest
         user_workers = UserWorkers(settings.handler_threads, settings.handler_seconds, _nothing)
         several = MultiModel(served, predictor, settings.code_folder, code_of)
         application.start(served, predictor, workers, None, user_workers, several)
-        return
+        grpc.start()
+        return grpc
 
     script = user_code.find_script(settings.code_folder, settings.program)
     module = user_code.load(script) if script else None
@@ -122,7 +130,8 @@ def _start(settings: Settings, application: Application, load: Load | None, rest
         code = handlers_of(module) if module else None
         user_workers = UserWorkers(settings.handler_threads, settings.handler_seconds, _nothing) if module else None
         application.start(served, predictor, workers, code, user_workers)
-        return
+        grpc.start()
+        return grpc
     functions = Functions(
         module, settings.model_folder, settings.default_accept, lambda: ServedModel(served, predictor)
     )
@@ -132,6 +141,7 @@ def _start(settings: Settings, application: Application, load: Load | None, rest
         lambda: UserWorkers(settings.function_threads, settings.function_seconds, functions.load_model)
     )
     application.start(served, predictor, workers, code_runner.of_functions(functions), user_workers)
+    return grpc  # functions know nothing of it
 
 
 def _loaded(load: Callable[[], Any]) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 
 from clary_toolkit.serving.errors import StartupError
+from clary_toolkit.training.machine import count_cpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+AUTO, TENSORFLOW = "auto", "tensorflow"
 _MEGABYTE = 1024 * 1024
 _LARGEST_PAYLOAD = 1024 * _MEGABYTE  # an asynchronous invocation's; the router holds the others to 6 MiB
 _IGNORED = {
@@ -21,12 +23,17 @@ _IGNORED = {
 }
 
 
+_EXECUTIONS = {"auto": AUTO, "openvino": AUTO, "tensorflow": TENSORFLOW}
+_PRECISIONS = {"float32": "float32", "f32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
+
+
 class Settings:
     """The server's settings, read from a process environment by `Settings.of`."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         base = environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml"
-        cores = _cores()
+        cores = count_cpus()
+        self.cores = cores
         self.base = base
         self.multi_model = _flag(environ, "SAGEMAKER_MULTI_MODEL", False)
         self.model_folder = os.path.join(base, "model")
@@ -34,6 +41,7 @@ class Settings:
         self.socket = environ.get("CLARY_SERVE_SOCKET") or None
         port = environ.get("SAGEMAKER_BIND_TO_PORT")
         self.port = _number(environ, "SAGEMAKER_BIND_TO_PORT", 8080) if port or not self.socket else None
+        self.grpc_port = _number(environ, "CLARY_SERVING_GRPC_PORT", 9000)
         self.address = environ.get("CLARY_SERVE_HOST") or "127.0.0.1"
         self.default_model = environ.get("SAGEMAKER_TFS_DEFAULT_MODEL_NAME") or None
         self.program = environ.get("SAGEMAKER_PROGRAM") or "inference.py"
@@ -45,6 +53,8 @@ class Settings:
         self.queue = max(1, _number(environ, "SAGEMAKER_TFS_MAX_ENQUEUED_BATCHES", 512))
         self.intra_op = _number(environ, "SAGEMAKER_TFS_INTRA_OP_PARALLELISM", 0)
         self.inter_op = _number(environ, "SAGEMAKER_TFS_INTER_OP_PARALLELISM", 0)
+        self.execution = _choice(environ, "CLARY_SERVING_EXECUTION", _EXECUTIONS)
+        self.precision = _choice(environ, "CLARY_SERVING_PRECISION", _PRECISIONS)
         self.threads = max(2, min(8, cores + 1))
 
         workers = _number(environ, "SAGEMAKER_GUNICORN_WORKERS", 0)
@@ -79,6 +89,21 @@ def _number(environ: Mapping[str, str], name: str, default: int) -> int:
         raise StartupError("The variable {} is {!r}. Expected a whole number.".format(name, text)) from None
 
 
+def _choice(environ: Mapping[str, str], name: str, values: Mapping[str, str]) -> str:
+    """One of the values that a variable may have; the first where it is not set."""
+    text = environ.get(name, "").strip().lower() or next(iter(values))
+    if text not in values:
+        hint = ""
+        if text in ("int8", "i8"):
+            hint = " Whole numbers of 8 bits need a model that was quantised so: it is served as it is."
+        raise StartupError(
+            "The variable {} is {!r}. Expected {}.{}".format(
+                name, environ[name], " or ".join(dict.fromkeys(values.values())), hint
+            )
+        )
+    return values[text]
+
+
 def _flag(environ: Mapping[str, str], name: str, default: bool | None) -> bool | None:
     text = environ.get(name, "").strip().lower()
     if not text:
@@ -86,10 +111,3 @@ def _flag(environ: Mapping[str, str], name: str, default: bool | None) -> bool |
     if text not in ("true", "false", "1", "0"):
         raise StartupError("The variable {} is {!r}. Expected true or false.".format(name, environ[name]))
     return text in ("true", "1")
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1

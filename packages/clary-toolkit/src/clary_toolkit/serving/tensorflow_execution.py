@@ -54,6 +54,7 @@ class TensorFlowExecutor(Executor):
             for name, definition in loaded.signature_def.items()
             if name != _INITIALISER
         }
+        self.meta_graph: Any = loaded
         self._calls: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._options: Any = importlib.import_module("tensorflow.core.protobuf.config_pb2").CallableOptions

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from clary.images import leases, probe, record, toolkit
+from clary.images import leases, probe, record, serving_packages, toolkit
 from clary.images.catalog import FrameworkImage
 from clary.images.errors import ImageError
 from clary.images.interpreters import find_or_install, uv_environment
@@ -89,7 +89,7 @@ def ensure(image: FrameworkImage, images_home: Path, progress: Callable[[str], N
     leases.use(root.parent, root.name)
     try:
         found = _whole(root)
-        if found is None or not toolkit.is_current(root / found.site_packages):
+        if found is None or not _is_current(image, root, found):
             found = _prepare(image, root, progress)
     except BaseException:
         leases.release(root.parent, root.name)
@@ -101,6 +101,10 @@ def _whole(root: Path) -> ImageRecord | None:
     """The record of the image at `root`, unless the Python that it stands on has gone from this machine."""
     found = record.read(root)
     return found if found and (root / "bin" / "python").exists() else None
+
+
+def _is_current(image: FrameworkImage, root: Path, found: ImageRecord) -> bool:
+    return toolkit.is_current(root / found.site_packages) and serving_packages.is_current(root, image.serving)
 
 
 def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
@@ -117,8 +121,14 @@ def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
         command_train=(str(python), str(root / "bin" / "train")),
         command_serve=(str(python), str(root / "bin" / "serve")),
         read_only_paths=tuple(Path(path) for path in found.outside),
-        notices=image.notices,
+        notices=image.notices + _missing(image, root),
     )
+
+
+def _missing(image: FrameworkImage, root: Path) -> tuple[str, ...]:
+    if serving_packages.is_current(root, image.serving):
+        return ()
+    return (f"{' and '.join(image.serving)} could not be installed: TensorFlow computes, and there is no gRPC.",)
 
 
 def _prepare(image: FrameworkImage, root: Path, progress: Callable[[str], None]) -> ImageRecord:
@@ -135,6 +145,8 @@ def _prepare(image: FrameworkImage, root: Path, progress: Callable[[str], None])
                 found = _build(image, root, lock, tell)
             elif not toolkit.is_current(root / found.site_packages):
                 toolkit.install(root, root / found.site_packages)
+            if not serving_packages.is_current(root, image.serving):
+                _add_serving(image, root, lock, tell)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -145,6 +157,15 @@ def _prepare(image: FrameworkImage, root: Path, progress: Callable[[str], None])
         finally:
             lock.clear()
         return found
+
+
+def _add_serving(image: FrameworkImage, root: Path, lock: leases.BuildLock, progress: Callable[[str], None]) -> None:
+    """Adds what serving needs. Without it the image serves all the same, by TensorFlow: `_missing` says so."""
+    progress(f"Adding to {image.name} for serving: {', '.join(image.serving)}")
+    try:
+        serving_packages.install(root, image.serving, lambda arguments: _uv(arguments, image, lock, progress))
+    except ImageError as error:
+        progress(error.reason)
 
 
 def _build(image: FrameworkImage, root: Path, lock: leases.BuildLock, progress: Callable[[str], None]) -> ImageRecord:

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from clary.images.releases import (
     python_lock,
     python_versions,
     releases,
+    serving_pins,
     tensorflow_lock,
 )
 
@@ -52,6 +53,7 @@ class FrameworkImage:
         python: "3.12".
         requirements: every package with its exact version.
         notices: how this differs from what the URI says, for the head of the job's log.
+        serving: further packages, for the word `serve` alone; the folder is the same with and without them.
     """
 
     uri: str
@@ -62,6 +64,7 @@ class FrameworkImage:
     python: str
     requirements: tuple[str, ...]
     notices: tuple[str, ...] = ()
+    serving: tuple[str, ...] = ()
 
     @cached_property
     def folder(self) -> str:
@@ -91,15 +94,21 @@ def resolve(uri: str, *, gpu: bool | None = None) -> FrameworkImage:
 def resolve_serving(uri: str, *, gpu: bool | None = None) -> FrameworkImage:
     """The recipe of an image that is to serve a model: `tensorflow-inference`, or any that `resolve` knows.
 
-    The environment is the one that trains: the toolkit in it brings both commands, `train` and `serve`.
+    The environment is the one that trains: the toolkit in it brings both commands, `train` and `serve`. What serving
+    needs besides is added to it, where `serve` alone finds it.
 
     Raises:
         ImageError: Clary has no recipe for it. The error names the nearest image that there is.
     """
     reference = parse(uri)
     if reference.name in _INFERENCE:
-        return _resolve_tensorflow(uri, reference, has_nvidia_gpu() if gpu is None else gpu)
-    return resolve(uri, gpu=gpu)
+        image = _resolve_tensorflow(uri, reference, has_nvidia_gpu() if gpu is None else gpu)
+    else:
+        image = resolve(uri, gpu=gpu)
+    if image.framework != "tensorflow":
+        return image
+    release = next(release for release in releases() if release.version == image.version)
+    return replace(image, serving=serving_pins(release, image.python))
 
 
 def has_nvidia_gpu() -> bool:

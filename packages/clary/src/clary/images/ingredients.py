@@ -40,6 +40,9 @@ TENSORFLOW_COMPANIONS = (
     "wheel",
 )
 
+# What computes in TensorFlow's place where it gives the same answers. Before 2024 it read no SavedModels of Keras 3.
+SERVING_ENGINE = "openvino>=2024"
+
 PYTHON_COMPANIONS = ("boto3", "pip", "setuptools", "wheel")
 
 # What talks to the outside stays as new as the Python allows, whatever the age of the framework: AWS_ENDPOINT_URL, by

@@ -1,7 +1,8 @@
-"""Makes the data that this room ships: `releases.json` and `locks/`. A maintainer's command, never run by users.
+"""Makes the data that this room ships: `releases.json`, `serving.json` and `locks/`. A maintainer's command.
 
     python -m clary.images.locking            refresh releases.json from PyPI and write the locks that are missing
     python -m clary.images.locking 2.19 …     write the locks of these versions anew
+    python -m clary.images.locking serving    write serving.json anew
 
 A lock pins every package of one TensorFlow minor version on one Python, so that an image is the same on every machine
 and day. Packages are those of the months of the release (`uv pip compile --exclude-newer`): old frameworks break under
@@ -24,10 +25,11 @@ from typing import Any
 from uv import find_uv_bin
 
 from clary.images import ingredients
-from clary.images.releases import DATA, LOCKS, TensorFlowRelease, releases
+from clary.images.releases import DATA, LOCKS, SERVING, TensorFlowRelease, releases
 
 _PYTHONS = ("3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
 _PLAIN_PYTHONS = (*_PYTHONS, "3.14")
+_PLAIN = re.compile(r"\d+\.\d+\.\d+")
 _AT_ONCE = 3
 _OLDEST = (1, 13)  # the first TensorFlow with a wheel for Python 3.7, the oldest that the toolkit runs on
 _FRESH_UNTIL = dt.date(2026, 8, 1)
@@ -51,6 +53,9 @@ _CUDA_11 = (
 
 def main(versions: list[str]) -> None:
     """Writes what is missing, or the locks of `versions` ("2.19") anew."""
+    if versions == ["serving"]:
+        _write_serving()
+        return
     _write_releases()
     tasks: list[tuple[str, str, list[TensorFlowRelease]]] = []
     for minor in sorted({release.minor for release in releases()}, key=_numbers, reverse=True):
@@ -66,6 +71,8 @@ def main(versions: list[str]) -> None:
         path = LOCKS / f"python-{python}.txt"
         if not path.exists() or "python" in versions:
             _save(path, _compile(ingredients.PYTHON_COMPANIONS, python, _FRESH_UNTIL))
+    if not SERVING.exists():
+        _write_serving()
 
 
 def _write_releases() -> None:
@@ -73,7 +80,7 @@ def _write_releases() -> None:
     with urllib.request.urlopen("https://pypi.org/pypi/tensorflow/json") as answer:
         files: dict[str, list[dict[str, Any]]] = json.load(answer)["releases"]
     found: list[dict[str, Any]] = []
-    for version in sorted((v for v in files if re.fullmatch(r"\d+\.\d+\.\d+", v)), key=_numbers):
+    for version in sorted((v for v in files if _PLAIN.fullmatch(v)), key=_numbers):
         wheels = [file for file in files[version] if re.search(r"linux.*x86_64\.whl$", file["filename"])]
         tags = {tag for file in wheels for tag in re.findall(r"-cp3(\d+)-", file["filename"])}
         pythons = [python for python in _PYTHONS if python.removeprefix("3.") in tags]
@@ -83,6 +90,36 @@ def _write_releases() -> None:
     lines = ",\n".join("  " + json.dumps(item) for item in found)
     DATA.write_text(f"[\n{lines}\n]\n")
     releases.cache_clear()
+
+
+def _write_serving() -> None:
+    """Writes which OpenVINO each Python gets, and which stubs of TensorFlow Serving each TensorFlow.
+
+    OpenVINO is the newest that has a wheel for the Python and that every lock of it agrees with; the stubs are those of
+    the same minor version, whose protobuf is the lock's.
+    """
+    openvino: dict[str, str] = {}
+    for python in _PYTHONS:
+        numpys = {pin for path in LOCKS.glob(f"tensorflow-*-py{python}.txt") for pin in _numpy_pin(path)}
+        try:
+            pins = _compile((ingredients.SERVING_ENGINE,), python, _FRESH_UNTIL)
+            (pin,) = (pin for pin in pins if pin.startswith("openvino=="))
+            for numpy in sorted(numpys):
+                _compile((pin, numpy), python, _FRESH_UNTIL)
+        except subprocess.CalledProcessError as error:
+            print(f"no OpenVINO for Python {python}: {error.stderr[-300:]}", flush=True)
+            continue
+        openvino[python] = pin.partition("==")[2]
+    with urllib.request.urlopen("https://pypi.org/pypi/tensorflow-serving-api/json") as answer:
+        versions: list[str] = sorted((v for v in json.load(answer)["releases"] if _PLAIN.fullmatch(v)), key=_numbers)
+    minors = {release.minor for release in releases()}
+    stubs = {v.rpartition(".")[0]: v for v in versions if v.rpartition(".")[0] in minors}
+    SERVING.write_text(json.dumps({"openvino": openvino, "tensorflow-serving-api": stubs}, indent=1) + "\n")
+    print(f"{SERVING.name}: {len(openvino)} Pythons, {len(stubs)} TensorFlows", flush=True)
+
+
+def _numpy_pin(lock: Path) -> list[str]:
+    return [line for line in lock.read_text().splitlines() if line.startswith("numpy==")]
 
 
 def _lock_minor(minor: str, python: str, patches: list[TensorFlowRelease]) -> None:

@@ -1,6 +1,6 @@
 """Which TensorFlow versions exist, for which Pythons, and the exact packages of each image: the data of this room.
 
-`releases.json` and `locks/` are made by `locking` and shipped with the package.
+`releases.json`, `serving.json` and `locks/` are made by `locking` and shipped with the package.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 DATA = Path(__file__).with_name("releases.json")
 LOCKS = Path(__file__).with_name("locks")
+SERVING = Path(__file__).with_name("serving.json")
 
 # The Python of AWS's own image of each minor version, as their tags say (py3 of the oldest was 3.6). 2.15, 2.17 and
 # 2.20 have no image of AWS: they take the Python of a neighbour.
@@ -104,6 +105,20 @@ def cuda_lock(release: TensorFlowRelease, python: str) -> tuple[str, ...]:
         if lock.exists():
             return _pins(lock)
     return ()
+
+
+def serving_pins(release: TensorFlowRelease, python: str) -> tuple[str, ...]:
+    """The exact packages that serve models beside TensorFlow `release` on `python`: what there is for both of them."""
+    data = _serving()
+    openvino = data["openvino"].get(python)
+    stubs = data["tensorflow-serving-api"].get(release.minor)
+    pins = (f"openvino=={openvino}" if openvino else "", f"tensorflow-serving-api=={stubs}" if stubs else "")
+    return tuple(pin for pin in pins if pin)
+
+
+@lru_cache(maxsize=1)
+def _serving() -> dict[str, dict[str, str]]:
+    return json.loads(SERVING.read_text())
 
 
 def python_lock(python: str) -> tuple[str, ...] | None:

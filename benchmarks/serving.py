@@ -1,7 +1,7 @@
 """Serving TensorFlow models: Clary beside LitServe, BentoML, Ray Serve and MLServer, and a bare loop as the limit.
 
 The same SavedModels, the same machine, the same client (serving_load.c, compiled at the start with cc), in rounds:
-each server in turn, then again. Clary is a real server with a real endpoint and SigV4 on; a signed request is sent again
+each server in turn, then again. Clary is a real server with a real endpoint, SigV4 on; a signed request is sent again
 and again within its validity, so that signing by the client is not measured. Images are sent in binary, small inputs as
 JSON.
 
@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -229,6 +231,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; the servers too"))
     with tempfile.TemporaryDirectory(prefix="clary-") as folder:
         run(given, Path(folder), record)
 

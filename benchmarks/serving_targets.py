@@ -29,13 +29,13 @@ ENVIRONMENTS = Path.home() / ".cache" / "clary-bench"
 TENSORFLOW = "tensorflow-cpu==2.21.*"
 PACKAGES = {
     "plain": (),
-    "litserve": ("litserve",),
+    "litserve": ("litserve", "python-multipart"),
     "bentoml": ("bentoml",),
     "ray": ("ray[serve]",),
-    "mlserver": ("mlserver",),
+    "mlserver": ("mlserver", "uvloop<0.22"),  # its workers end with a later uvloop, which makes no event loop unasked
 }
 PEERS = ("litserve", "bentoml", "ray", "mlserver")
-START_DEADLINE = 180.0
+START_DEADLINE = 300.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def peer(name: str, model: ServedModel, folder: Path) -> Iterator[Target]:
         BENTOML_HOME=str(folder / "bentoml"),
         BENTOML_DO_NOT_TRACK="True",
         RAY_USAGE_STATS_ENABLED="0",
+        RAY_raylet_start_wait_time_s="150",  # on a busy machine
         PATH=f"{bin_folder}:{os.environ['PATH']}",
         PYTHONPATH=str(APPS),
     )

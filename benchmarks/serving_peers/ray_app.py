@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=64, ray_actor_options={"num_cpus": 1})
+# Ray sets OMP_NUM_THREADS to a replica's processors: it gets all, as the others take.
+@serve.deployment(num_replicas=1, max_ongoing_requests=64, ray_actor_options={"num_cpus": os.cpu_count() or 1})
 class Model:
     def __init__(self) -> None:
         self.model = saved_model.load()
@@ -30,6 +31,6 @@ class Model:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=2 * (os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["BENCH_PORT"])})
     serve.run(Model.bind(), route_prefix="/predict", blocking=True)

@@ -83,9 +83,10 @@ def targets(
     """Clary and the peers, ready and with the right answer; and what Clary's log says of what computes."""
     endpoint = f"bench-{model.name.replace('_', '-')}"
     with ExitStack() as stack:
-        started = [stack.enter_context(peer(name, model, folder / name)) for name in names]
-        for target in started:
-            wait_for(target, folder / target.name)
+        started: list[Target] = []
+        for name in names:  # one after the other: Ray gives up when its processes start slowly
+            started.append(stack.enter_context(peer(name, model, folder / name)))
+            wait_for(started[-1], folder / name)
         clary.upload(model)
         own, _ = clary.deploy(model, endpoint)
         stack.callback(clary.delete, endpoint)

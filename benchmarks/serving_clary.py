@@ -126,11 +126,11 @@ def running(folder: Path) -> Iterator[Clary]:
     folder.mkdir()
     (folder / "images").symlink_to(images)
     clary = [sys.executable, "-m", "clary.cli"]
-    subprocess.run([*clary, "images", "pull", IMAGE], env=environment, check=True)
+    python = ensure(resolve_serving(IMAGE), images, print).python
     subprocess.run([*clary, "up", "--detach"], env=environment, check=True, capture_output=True)
     try:
         exports = subprocess.run([*clary, "env", "--json"], env=environment, check=True, capture_output=True).stdout
-        yield Clary(json.loads(exports), ensure(resolve_serving(IMAGE), images, lambda _line: None).python)
+        yield Clary(json.loads(exports), python)
     finally:
         subprocess.run([*clary, "down", "--delete-endpoints"], env=environment, check=True, capture_output=True)
 

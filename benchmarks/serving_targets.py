@@ -1,7 +1,8 @@
 """The servers that serving.py measures: Clary, and each peer in an environment of its own, with one model each.
 
 Every server gets the same SavedModel and the threads that it chooses by itself: one process computes, with TensorFlow's
-(or OpenVINO's) threads on all processors. More workers would only share the same processors.
+(or OpenVINO's) threads on all processors. More workers would only share the same processors. Nobody writes a line a
+request: access logs are off.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def peer(name: str, model: ServedModel, folder: Path) -> Iterator[Target]:
         BENTOML_HOME=str(folder / "bentoml"),
         BENTOML_DO_NOT_TRACK="True",
         RAY_USAGE_STATS_ENABLED="0",
-        RAY_raylet_start_wait_time_s="150",  # on a busy machine
+        RAY_raylet_start_wait_time_s="150",  # these two for a busy machine
+        RAY_agent_register_timeout_ms="150000",
         PATH=f"{bin_folder}:{os.environ['PATH']}",
         PYTHONPATH=str(APPS),
     )
@@ -163,8 +165,8 @@ def _command(name: str, port: int, bin_folder: Path, folder: Path) -> list[str]:
         return [str(bin_folder / "bentoml"), "serve", "bento_app:Model", *place]
     if name == "ray":
         return [str(bin_folder / "python"), str(APPS / "ray_app.py")]
-    settings = {"host": "127.0.0.1", "http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
-    (folder / "settings.json").write_text(json.dumps(settings))
+    ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
+    (folder / "settings.json").write_text(json.dumps({"host": "127.0.0.1", "debug": False, **ports}))
     batching = {"name": "model", "implementation": "mlserver_app.Model", "max_batch_size": 16, "max_batch_time": 0.001}
     (folder / "model-settings.json").write_text(json.dumps(batching))
     return [str(bin_folder / "mlserver"), "start", str(folder)]

@@ -16,7 +16,7 @@ from bentoml.validators import ContentType
 Bytes = Annotated[bytes, ContentType("application/octet-stream")]
 
 
-@bentoml.service(workers=1)
+@bentoml.service(workers=1, logging={"access": {"enabled": False}})
 class Model:
     def __init__(self) -> None:
         self.model = saved_model.load()

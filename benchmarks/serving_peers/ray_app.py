@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -28,7 +29,7 @@ class Model:
             answer = await self.compute(saved_model.image(await request.body()))
             return Response(answer.tobytes(), media_type="application/octet-stream")
         answer = await self.compute(np.asarray((await request.json())["input"], np.float32))
-        return {"output": answer.tolist()}
+        return Response(json.dumps({"output": answer.tolist()}), media_type="application/json")  # a dict goes in chunks
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ and again within its validity, so that signing by the client is not measured. Im
 JSON.
 
 Run: make bench NAME=serving. A part of it: python benchmarks/serving.py --models dense --peers litserve --seconds 1.
-A part replaces its own rows of the results, and leaves the others.
+A part replaces the rows of its models in the results, and leaves those of other models.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def rows_of(model: ServedModel, values: Values) -> Iterator[Measurement]:
                 ("latency p99", "p99", OVERHEAD_P99_MS),
             ):
                 added = middle[what, "clary"] - middle[what, loop]
-                yield Measurement(f"router and server add, {kind}", added, "ms", loop, most, added <= most)
+                yield Measurement(
+                    f"{model.name}: router and server add, {kind}", added, "ms", loop, most, added <= most
+                )
 
 
 def overload(model: ServedModel, clary: Target, client: Client, seconds: float) -> Iterator[Measurement]:
@@ -181,10 +183,12 @@ def deploys(model: ServedModel, clary: serving_clary.Clary) -> Iterator[Measurem
         loop = BareLoop(clary.python, "tensorflow", model)
         loads.append(loop.load_seconds)
         loop.close()
-    yield Measurement("deploy to the first answer", median(totals), "s")
-    yield Measurement("TensorFlow's start, load and first call in a bare process", median(loads), "s")
+    yield Measurement(f"{model.name}: deploy to the first answer", median(totals), "s")
+    yield Measurement(f"{model.name}: TensorFlow's start, load and first call in a bare process", median(loads), "s")
     own = median(total - load for total, load in zip(totals, loads, strict=True))
-    yield Measurement("deploy to the first answer, Clary's own time", own, "s", None, DEPLOY_BAR_S, own <= DEPLOY_BAR_S)
+    yield Measurement(
+        f"{model.name}: deploy to the first answer, Clary's own time", own, "s", None, DEPLOY_BAR_S, own <= DEPLOY_BAR_S
+    )
 
 
 def run(given: argparse.Namespace, folder: Path, record: Callable[[list[Measurement]], None]) -> None:
@@ -215,13 +219,11 @@ def run(given: argparse.Namespace, folder: Path, record: Callable[[list[Measurem
 
 
 def record(rows: list[Measurement]) -> None:
-    """Print the table and put the rows among the earlier ones, in place of those of the same name and peer."""
+    """Print the table, and put a model's rows in place of its earlier ones: figures of two runs do not compare."""
     path = RESULTS / "serving.json"
     earlier = [Measurement(**row) for row in json.loads(path.read_text())] if path.exists() else []
-    new = {(row.name, row.peer) for row in rows}
-    ratios = {row.name for row in rows if row.unit == "ratio" and "peer" in row.name}
-    kept = [row for row in earlier if (row.name, row.peer) not in new and row.name not in ratios]
-    report("serving", [*kept, *rows])
+    measured = {row.name.split(":")[0] for row in rows}
+    report("serving", [*(row for row in earlier if row.name.split(":")[0] not in measured), *rows])
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clary.images.catalog import resolve, resolve_serving
+from clary.images.catalog import resolve, resolve_by_name, resolve_serving
 from clary.images.errors import ImageError
 from clary.images.releases import cuda_lock, releases, serving_pins, tensorflow_lock
 
@@ -175,3 +175,8 @@ def test_every_tensorflow_has_stubs_of_its_own_minor_version_and_openvino_where_
             pins = dict(pin.split("==") for pin in serving_pins(release, python))
             assert pins["tensorflow-serving-api"].rpartition(".")[0] == release.minor
             assert ("openvino" in pins) == (python != "3.7")
+
+
+def test_an_image_is_made_for_what_its_name_says():
+    assert resolve_by_name("tensorflow-inference:2.19-cpu", gpu=False).serving
+    assert not resolve_by_name("tensorflow-training:2.19-cpu-py312", gpu=False).serving

@@ -64,7 +64,7 @@ def pull(
 ) -> None:
     """Build images, so that no job has to wait for them."""
     from clary.images.build import ensure
-    from clary.images.catalog import resolve
+    from clary.images.catalog import resolve_by_name
     from clary.images.errors import ImageError
 
     images_home = resolve_home(home) / "images"
@@ -72,7 +72,7 @@ def pull(
     for uri in images:
         began = time.monotonic()
         try:
-            image = resolve(uri)
+            image = resolve_by_name(uri)
             with _progress(image.name) as progress:
                 built = ensure(image, images_home, progress)
         except ImageError as error:
@@ -80,7 +80,7 @@ def pull(
                 emit_json([*done, {"image": uri, "error": error.reason, "nearest": error.nearest}])
             raise _cli_error(error) from None
         seconds = round(time.monotonic() - began, 1)
-        for notice in image.notices:
+        for notice in built.notices:
             say(f"Note: {notice}")
         say(f"{image.name} is ready ({seconds:.1f} s).")
         done.append(
@@ -89,7 +89,7 @@ def pull(
                 "name": image.name,
                 "root": str(built.root),
                 "seconds": seconds,
-                "notices": list(image.notices),
+                "notices": list(built.notices),
             }
         )
         built.release()

@@ -114,6 +114,15 @@ def resolve_serving(uri: str, *, gpu: bool | None = None) -> FrameworkImage:
     return replace(image, serving=serving_pins(release, image.python))
 
 
+def resolve_by_name(uri: str, *, gpu: bool | None = None) -> FrameworkImage:
+    """The recipe of `uri` for what its name says that it is for: serving for `tensorflow-inference`, else training.
+
+    Raises:
+        ImageError: Clary has no recipe for it. The error names the nearest image that there is.
+    """
+    return (resolve_serving if parse(uri).name in _INFERENCE else resolve)(uri, gpu=gpu)
+
+
 def has_nvidia_gpu() -> bool:
     """Whether NVIDIA's driver is loaded on this machine."""
     return any(Path(path).exists() for path in _NVIDIA)

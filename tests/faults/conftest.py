@@ -13,6 +13,7 @@ import tarfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -201,7 +202,10 @@ class Platform:
                     supervisors.append(process)
             except (psutil.Error, OSError, KeyError):
                 continue
-        started = [child for process in supervisors for child in process.children(recursive=True)]
+        started: list[psutil.Process] = []
+        for process in supervisors:
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                started += process.children(recursive=True)
         return supervisors + [child for child in started if child not in supervisors]
 
 

@@ -7,6 +7,7 @@ from sagemaker.tensorflow import TensorFlow
 
 kind, version, python, source = sys.argv[1:]
 estimator = TensorFlow(
+    base_job_name="distribution",
     entry_point=source,
     source_dir="source",
     role=sagemaker.get_execution_role(),

@@ -4,6 +4,7 @@ import sagemaker
 from sagemaker.tensorflow import TensorFlow
 
 estimator = TensorFlow(
+    base_job_name="distribution",
     entry_point="horovod_dense.py",
     source_dir="source",
     role=sagemaker.get_execution_role(),

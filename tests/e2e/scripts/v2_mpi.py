@@ -6,6 +6,7 @@ import sagemaker
 from sagemaker.tensorflow import TensorFlow
 
 estimator = TensorFlow(
+    base_job_name="distribution",
     entry_point="ranks.py",
     source_dir="source",
     role=sagemaker.get_execution_role(),

@@ -29,7 +29,7 @@ def port() -> int:
 
 @pytest.fixture
 def listener(port: int, tmp_path: Path) -> Listener:
-    return Listener(port, "secret", {**os.environ, "GREETING": "hello"}, str(tmp_path))
+    return Listener("127.0.0.1", port, "secret", {**os.environ, "GREETING": "hello"}, str(tmp_path))
 
 
 def asking(port: int, token: str = "secret") -> dict[str, str]:
@@ -97,3 +97,8 @@ def test_what_runs_ends_with_the_one_who_asked_for_it(listener: Listener, port: 
     agent.kill()
     agent.wait()
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_port_that_is_taken_is_named(listener: Listener, port: int, tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match=f"127.0.0.1 cannot listen on its port {port}"):
+        Listener("127.0.0.1", port, "secret", {}, str(tmp_path))

@@ -50,8 +50,9 @@ def run(launch: Launch, run_command: Callable[[Launch], None]) -> None:
         )
     if environment.current_host != hosts[0]:
         log.info("Waiting for {}, which runs mpirun".format(hosts[0]))
-        port = port_of(environment, environment.current_host, _PORT)
-        remote_start.Listener(port, token, launch.variables, launch.folder).wait()
+        own = environment.current_host
+        port = port_of(environment, own, _PORT)
+        remote_start.Listener(own, port, token, launch.variables, launch.folder).wait()
         return
     if shutil.which("mpirun", path=launch.variables.get("PATH")) is None:
         raise ClientError(

@@ -39,13 +39,14 @@ class Listener:
     """A host that runs programs for the job's first host, until that one says that it has done.
 
     Args:
-        port: to listen on, at every address.
+        host: its own name, at whose address it listens.
+        port: the port.
         token: the job's secret.
         environ: the whole environment of what is run.
         folder: where it runs.
     """
 
-    def __init__(self, port: int, token: str, environ: Mapping[str, str], folder: str) -> None:
+    def __init__(self, host: str, port: int, token: str, environ: Mapping[str, str], folder: str) -> None:
         self._token, self._environ, self._folder = token, environ, folder
         self._ended = threading.Event()
         self._greeted = threading.Event()
@@ -53,10 +54,10 @@ class Listener:
         try:
             self._socket = socket.socket()
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(("", port))
+            self._socket.bind((socket.gethostbyname(host), port))
             self._socket.listen(64)
         except OSError as error:
-            raise ClientError("This host cannot listen on port {}: {}".format(port, error)) from error
+            raise ClientError("{} cannot listen on its port {}: {}".format(host, port, error)) from error
         threading.Thread(target=self._accept, daemon=True).start()
 
     def wait(self, patience_seconds: float = _PATIENCE_SECONDS) -> None:

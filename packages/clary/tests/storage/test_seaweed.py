@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -18,9 +19,10 @@ import psutil
 import pytest
 
 from clary.settings import Settings
+from clary.storage import seaweed_config
 from clary.storage.client import ObjectStore
 from clary.storage.seaweed import EmbeddedStore, ExternalStore, open_store
-from clary.storage.seaweed_config import StoreFailed
+from clary.storage.seaweed_config import StoreFailed, StoreFiles
 from clary.storage.transfer import upload_stream
 
 
@@ -59,6 +61,25 @@ async def test_a_killed_store_is_back_with_its_data_and_address(store: EmbeddedS
 
 
 @pytest.mark.slow
+async def test_a_port_that_is_taken_before_its_use_costs_another_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose, taken = seaweed_config.choose_ports, list[socket.socket]()
+
+    def choose_and_lose_one(files: StoreFiles) -> dict[str, int]:
+        ports = choose(files)
+        if not taken:
+            taken.append(socket.create_server((seaweed_config.LOOPBACK, ports["s3.port"])))
+        return ports
+
+    monkeypatch.setattr(seaweed_config, "choose_ports", choose_and_lose_one)
+    store = EmbeddedStore(Settings(home=tmp_path))
+    await store.start()
+    assert not store.access.endpoint.endswith(f":{taken[0].getsockname()[1]}")
+    await store.stop()
+    taken[0].close()
+
+
 async def test_an_upload_survives_the_death_of_the_store(store: EmbeddedStore) -> None:
     client = ObjectStore(store.access, patience=30)
     await client.create_bucket("kept")

@@ -160,7 +160,7 @@ class EmbeddedStore:
             except StoreFailed:
                 await self._end()
         if self._process is None:
-            await self._launch()
+            await self._first_launch()
         self._watcher = asyncio.create_task(self._watch(), name="object store watcher")
 
     async def stop(self) -> None:
@@ -171,6 +171,18 @@ class EmbeddedStore:
                 await self._watcher
             self._watcher = None
         await self._end()
+
+    async def _first_launch(self) -> None:
+        """Launch; again, on other ports, where one was taken between its choice and its use."""
+        for last in (False, False, True):
+            try:
+                await self._launch()
+                return
+            except StoreFailed:
+                if last or "address already in use" not in _tail(self._files.log):
+                    raise
+                _log.warning("object store: one of its ports was taken; choosing others")
+                self._files.ports.unlink(missing_ok=True)
 
     async def _launch(self) -> None:
         spawning = asyncio.ensure_future(asyncio.to_thread(self._spawn))

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import signal
 import subprocess
 import time
@@ -29,6 +30,7 @@ from clary.storage.seaweed_config import StoreFailed, StoreFiles
 
 _log = logging.getLogger(__name__)
 _READY_SECONDS = 30.0
+_PORT_TAKEN = re.compile(r"address already in use|port \d+ .* is not available")
 _STOP_SECONDS = 5.0
 # Of Go's heap, of which about 230 MiB are reserved but never touched: idle, 120 MB are resident. At 256 MiB the
 # collector ran at every third request and took eight times the work itself.
@@ -179,7 +181,7 @@ class EmbeddedStore:
                 await self._launch()
                 return
             except StoreFailed:
-                if last or "address already in use" not in _tail(self._files.log):
+                if last or not _PORT_TAKEN.search(_tail(self._files.log)):
                     raise
                 _log.warning("object store: one of its ports was taken; choosing others")
                 self._files.ports.unlink(missing_ok=True)

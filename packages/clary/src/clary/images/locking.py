@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
 import subprocess
 import sys
@@ -77,8 +78,7 @@ def main(versions: list[str]) -> None:
 
 def _write_releases() -> None:
     """Asks PyPI which TensorFlow versions have wheels for Linux, for which Pythons, and since when."""
-    with urllib.request.urlopen("https://pypi.org/pypi/tensorflow/json") as answer:
-        files: dict[str, list[dict[str, Any]]] = json.load(answer)["releases"]
+    files: dict[str, list[dict[str, Any]]] = _published("tensorflow")
     found: list[dict[str, Any]] = []
     for version in sorted((v for v in files if _PLAIN.fullmatch(v)), key=_numbers):
         wheels = [file for file in files[version] if re.search(r"linux.*x86_64\.whl$", file["filename"])]
@@ -110,8 +110,7 @@ def _write_serving() -> None:
             print(f"no OpenVINO for Python {python}: {error.stderr[-300:]}", flush=True)
             continue
         openvino[python] = pin.partition("==")[2]
-    with urllib.request.urlopen("https://pypi.org/pypi/tensorflow-serving-api/json") as answer:
-        versions: list[str] = sorted((v for v in json.load(answer)["releases"] if _PLAIN.fullmatch(v)), key=_numbers)
+    versions = sorted((v for v in _published("tensorflow-serving-api") if _PLAIN.fullmatch(v)), key=_numbers)
     minors = {release.minor for release in releases()}
     stubs = {v.rpartition(".")[0]: v for v in versions if v.rpartition(".")[0] in minors}
     SERVING.write_text(json.dumps({"openvino": openvino, "tensorflow-serving-api": stubs}, indent=1) + "\n")
@@ -193,6 +192,15 @@ def _compile(
 def _save(path: Path, pins: list[str]) -> None:
     path.write_text("\n".join(pins) + "\n")
     print(f"{path.name}: {len(pins)} packages", flush=True)
+
+
+def _published(package: str) -> dict[str, Any]:
+    """The files of every version of a package, from the JSON interface of the index that PACKAGE_INDEX names."""
+    index = os.environ.get("PACKAGE_INDEX", "").rstrip("/")
+    if not index:
+        raise SystemExit("Set PACKAGE_INDEX to the address of the Python package index, without a path.")
+    with urllib.request.urlopen(f"{index}/pypi/{package}/json") as answer:
+        return json.load(answer)["releases"]
 
 
 def _numbers(version: str) -> tuple[int, ...]:

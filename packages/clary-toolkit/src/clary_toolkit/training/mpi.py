@@ -40,7 +40,7 @@ def run(launch: Launch, run_command: Callable[[Launch], None]) -> None:
         run_command: what runs a launch on this host: `runners.run_process`.
     """
     environment = launch.environment
-    hosts = environment.distribution_hosts
+    hosts, own = environment.distribution_hosts, environment.current_host
     token = launch.variables.get(remote_start.TOKEN_VARIABLE, "")
     if len(hosts) > 1 and not token:
         raise ClientError(
@@ -48,9 +48,8 @@ def run(launch: Launch, run_command: Callable[[Launch], None]) -> None:
                 remote_start.TOKEN_VARIABLE
             )
         )
-    if environment.current_host != hosts[0]:
+    if own != hosts[0]:
         log.info("Waiting for {}, which runs mpirun".format(hosts[0]))
-        own = environment.current_host
         port = port_of(environment, own, _PORT)
         remote_start.Listener(own, port, token, launch.variables, launch.folder).wait()
         return
@@ -62,7 +61,7 @@ def run(launch: Launch, run_command: Callable[[Launch], None]) -> None:
     ports = {host: port_of(environment, host, _PORT) for host in hosts[1:]}
     held = remote_start.Held(ports, token)
     try:
-        log.info("Starting {} on {} hosts".format("mpirun", len(hosts)))
+        log.info("Starting mpirun on {} hosts".format(len(hosts)))
         command = mpirun_command(launch)
         variables = {**_switches(environment), remote_start.PORT_VARIABLE: json.dumps(ports)}
         run_command(launch.with_command(command, variables))

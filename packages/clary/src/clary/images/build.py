@@ -104,11 +104,7 @@ def _whole(root: Path) -> ImageRecord | None:
 
 
 def _is_current(image: FrameworkImage, root: Path, found: ImageRecord) -> bool:
-    return (
-        toolkit.is_current(root / found.site_packages)
-        and additions.is_current(root, image.additions)
-        and serving_packages.is_current(root, image.serving)
-    )
+    return toolkit.is_current(root / found.site_packages) and not _missing(image, root)
 
 
 def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
@@ -130,14 +126,20 @@ def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
 
 
 def _missing(image: FrameworkImage, root: Path) -> tuple[str, ...]:
+    """What the image has not got of what `_complete` adds, and what that costs: lines for the head of the job's log."""
     missing: list[str] = []
-    if not additions.is_current(root, image.additions):
-        missing.append(f"{' and '.join(image.additions)} could not be installed: MPI cannot be started.")
-    if not serving_packages.is_current(root, image.serving):
-        missing.append(
-            f"{' and '.join(image.serving)} could not be installed: TensorFlow computes, and there is no gRPC."
-        )
+    for room, pins, _, cost in _added(image):
+        if not room.is_current(root, pins):
+            missing.append(f"{' and '.join(pins)} could not be installed: {cost}.")
     return tuple(missing)
+
+
+def _added(image: FrameworkImage):
+    """What a built image gets besides: who adds it, the packages, what for, and what it costs to be without."""
+    return (
+        (additions, image.additions, "MPI", "MPI cannot be started"),
+        (serving_packages, image.serving, "serving", "TensorFlow computes, and there is no gRPC"),
+    )
 
 
 def _prepare(image: FrameworkImage, root: Path, progress: Callable[[str], None]) -> ImageRecord:
@@ -173,10 +175,7 @@ def _complete(image: FrameworkImage, root: Path, lock: leases.BuildLock, progres
     def uv(arguments: list[str | Path]) -> None:
         _uv(arguments, image, lock, progress)
 
-    for room, pins, purpose in (
-        (additions, image.additions, "MPI"),
-        (serving_packages, image.serving, "serving"),
-    ):
+    for room, pins, purpose, _ in _added(image):
         if room.is_current(root, pins):
             continue
         progress(f"Adding to {image.name} for {purpose}: {', '.join(pins)}")

@@ -22,14 +22,15 @@ ROLE = "arn:aws:iam::000000000000:role/ClaryExecutionRole"
 HYPERPARAMETERS = {"epochs": 5, "learning-rate": 0.001, "name": "a b", "flag": True, "betas": {"first": 0.9}}
 
 
-def request_for(source_code):
+def request_for(name, source_code):
+    # The SDK adds the second to the name and uploads below it: jobs of one second need names of their own.
     trainer = ModelTrainer(
         training_image="000000000000.dkr.ecr.us-east-1.amazonaws.com/tensorflow-training:2.15-cpu-py310",
         source_code=source_code,
         compute=Compute(instance_type="ml.c5.xlarge", instance_count=1),
         hyperparameters=HYPERPARAMETERS,
         role=ROLE,
-        base_job_name="v3",
+        base_job_name=f"v3-{name}",
     )
     return trainer._create_training_job_args(boto3=True)
 
@@ -42,7 +43,7 @@ def main():
         "command": SourceCode(source_dir=folder, command="python train.py --custom 'a  b' $SM_CURRENT_HOST"),
         "failing": SourceCode(source_dir=folder, entry_script="fail.py"),
     }
-    print(json.dumps({name: request_for(source_code) for name, source_code in jobs.items()}))
+    print(json.dumps({name: request_for(name, source_code) for name, source_code in jobs.items()}))
 
 
 main()

@@ -29,7 +29,7 @@ import numpy as np
 
 import serving_clary
 from measure import RESULTS, Measurement, report
-from serving_targets import PEERS, BareLoop, ServedModel, Target, ask, make_models, peer, python_of, wait_for
+from serving_targets import PEERS, BareLoop, ServedModel, Target, ask, held, make_models, peer, python_of, wait_for
 
 MODELS = ("dense", "mobilenet_v2", "resnet50")
 OVERHEAD_MEDIAN_MS, OVERHEAD_P99_MS = 1.0, 4.0
@@ -65,7 +65,7 @@ class Client:
 
 
 def busy_share(seconds: float) -> float:
-    """How much of all processors is in use while nothing is asked, in per cent: what else the machine does."""
+    """How much of all processors is in use, in per cent."""
 
     def ticks() -> tuple[int, int]:
         fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
@@ -103,20 +103,22 @@ def differs_by(target: Target, model: ServedModel) -> float:
 def measure(
     model: ServedModel, servers: list[Target], loops: dict[str, BareLoop], client: Client, rounds: int, seconds: float
 ) -> Values:
-    """Each server and loop in turn, `rounds` times, after a warm-up."""
+    """Each server and loop in turn, `rounds` times, after a warm-up. The other servers stand still meanwhile."""
     connections = 16 if model.images else 64
     values: Values = defaultdict(list)
     for server in servers:
         client(server, connections, seconds)
     for _ in range(rounds):
         for server in servers:
-            alone, many = client(server, 1, seconds), client(server, connections, seconds)
+            with held(other for other in servers if other is not server):
+                alone, many = client(server, 1, seconds), client(server, connections, seconds)
             for what, figure in (("latency", "p50"), ("latency p99", "p99")):
                 values[what, server.name].append(alone[figure])
             values["throughput", server.name].append(many["rate"])
             values["p99 under load", server.name].append(many["p99"])
         for name, loop in loops.items():
-            alone, many = loop.measure(seconds, 1), loop.measure(seconds, 16)
+            with held(servers):
+                alone, many = loop.measure(seconds, 1), loop.measure(seconds, 16)
             values["latency", name].append(alone["p50"])
             values["latency p99", name].append(alone["p99"])
             values["throughput", name].append(max(alone["rate"], many["rate"]))
@@ -204,7 +206,9 @@ def run(given: argparse.Namespace, folder: Path, record: Callable[[list[Measurem
                     loops["bare openvino"] = BareLoop(clary.python, "openvino", model, clary.serving_packages)
                 for loop in loops.values():
                     stack.callback(loop.close)
-                rows.append(Measurement(f"{model.name}: processors in use, nothing asked", busy_share(3.0), "%"))
+                with held(servers):
+                    busy = busy_share(3.0)
+                rows.append(Measurement(f"{model.name}: processors in use by what is not measured", busy, "%"))
                 for server in servers:
                     off = differs_by(server, model)
                     name = f"{model.name}: largest difference to TensorFlow"
@@ -212,7 +216,8 @@ def run(given: argparse.Namespace, folder: Path, record: Callable[[list[Measurem
                 values = measure(model, servers, loops, client, given.rounds, given.seconds)
                 rows += rows_of(model, values)
                 if model.name in given.overload:
-                    rows += overload(model, servers[0], client, given.seconds)
+                    with held(servers):
+                        rows += overload(model, servers[0], client, given.seconds)
             if not model.images:
                 rows += deploys(model, clary)
             record(rows)

@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +55,13 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Target:
-    """A server to ask: what to send to which port, and how to read the numbers of an answer."""
+    """A server to ask: what to send to which port, how to read the numbers of an answer, and its process group."""
 
     name: str
     port: int
     request: Callable[[], bytes]
     read: Callable[[bytes], np.ndarray]
+    group: int | None = None
 
 
 def python_of(name: str) -> Path:
@@ -137,9 +138,22 @@ def peer(name: str, model: ServedModel, folder: Path) -> Iterator[Target]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        yield Target(name, port, _request(name, port, model), _reader(name, model))
+        yield Target(name, port, _request(name, port, model), _reader(name, model), process.pid)
     finally:
         _stop(process)
+
+
+@contextmanager
+def held(servers: Iterable[Target]) -> Iterator[None]:
+    """The servers stand still meanwhile: some use the processors while nobody asks them anything."""
+    groups = [server.group for server in servers if server.group is not None]
+    for group in groups:
+        os.killpg(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for group in groups:
+            os.killpg(group, signal.SIGCONT)
 
 
 def wait_for(target: Target, folder: Path) -> None:

@@ -9,7 +9,9 @@ import sys
 import time
 
 NAME = sys.argv[2]
+TAKES = 2  # requests that begin with "queue", at once
 started = time.monotonic()
+queued = 0
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,6 +74,8 @@ async def behave(writer: asyncio.StreamWriter, request: str, headers: dict[str, 
                 return False
         writer.write(b"0\r\n\r\n")
         return True
+    if word.startswith("queue "):
+        return await queue(writer, float(word.split()[1]))
     if word.startswith("slow "):
         await asyncio.sleep(float(word.split()[1]))
     told = json.dumps({"name": NAME, "request": request, "headers": headers, "bytes": len(body), "word": word})
@@ -83,6 +87,19 @@ async def behave(writer: asyncio.StreamWriter, request: str, headers: dict[str, 
     if word == "loaded":  # as the gateway before a multi-model container tells it
         extra += "X-Clary-Model-Cache-Hit: 1\r\nX-Clary-Model-Wait-Us: 12\r\n"
     await respond(writer, 200, told.encode(), extra)
+    return True
+
+
+async def queue(writer: asyncio.StreamWriter, seconds: float) -> bool:
+    """As a server whose queue is short."""
+    global queued
+    if queued >= TAKES:
+        await respond(writer, 503, b'{"error": "the queue is full"}', "X-Clary-Error: ServiceUnavailable\r\n")
+        return True
+    queued += 1
+    await asyncio.sleep(seconds)
+    queued -= 1
+    await respond(writer, 200, json.dumps({"name": NAME}).encode())
     return True
 
 

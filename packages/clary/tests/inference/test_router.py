@@ -11,6 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 
@@ -228,3 +231,68 @@ def test_a_model_is_asked_for_where_it_was_loaded(plane: Any, client: Any, stand
         assert {asked(model) for _ in range(20)} == {first}
     readings = {reading.name for reading in plane.measurements.take() if reading.endpoint == "many"}
     assert {"ModelCacheHit", "ModelLoadingWaitTime"} <= readings
+
+
+def refused(client: Any, endpoint: str, body: bytes | str) -> tuple[int, str]:
+    with pytest.raises(ClientError) as caught:
+        client.invoke_endpoint(EndpointName=endpoint, Body=body)
+    response = caught.value.response
+    assert response["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "1"
+    return response["ResponseMetadata"]["HTTPStatusCode"], response["Error"]["Message"]
+
+
+def test_a_replica_that_is_full_is_not_asked_for_more_until_it_has_answered(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    plane.route("full", variant(stand_in("a")))
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(ask, client, "full", "queue 1.5") for _ in range(2)]
+        time.sleep(0.3)
+        assert refused(client, "full", "queue 0") == (503, "the queue is full")
+        status, message = refused(client, "full", b"queue 0" + bytes(2_000_000))  # by the router, its body unread
+        assert status == 503
+        assert message.startswith("All instances of the endpoint full are busy")
+        assert [each.result() for each in waiting] == ["a", "a"]
+    assert ask(client, "full", "queue 0") == "a"
+
+
+def test_what_a_full_replica_refuses_goes_to_another(plane: Any, client: Any, stand_in: Any, variant: Any) -> None:
+    plane.route("one-full", variant(stand_in("a"), stand_in("b")))
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(ask, client, "one-full", "queue 0.5") for _ in range(4)]
+        assert sorted(each.result() for each in asking) == ["a", "a", "b", "b"]
+
+
+def test_requests_whose_bodies_do_not_come_take_no_room(plane: Any, client: Any, stand_in: Any, variant: Any) -> None:
+    plane.route("crowded", variant(stand_in("a")))
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(ask, client, "crowded", "queue 0.5") for _ in range(2)]
+        time.sleep(0.2)
+        assert refused(client, "crowded", "queue 0")[0] == 503  # from now on it gets two at once
+        assert [each.result() for each in waiting] == ["a", "a"]
+    host, _, port = plane.url.removeprefix("http://").partition(":")
+    signed = signed_head(plane, "crowded", 100)
+    opened = [socket.create_connection((host, int(port))) for _ in range(20)]
+    for connection in opened:
+        connection.sendall(signed)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            assert ask(client, "crowded", "queue 0") == "a"
+            break
+        except ClientError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    for connection in opened:
+        connection.close()
+
+
+def signed_head(plane: Any, endpoint: str, length: int) -> bytes:
+    """A request's head, for a body of so many bytes."""
+    path = f"/endpoints/{endpoint}/invocations"
+    request = AWSRequest("POST", plane.url + path, data=bytes(length))
+    root = plane.credentials.root
+    SigV4Auth(Credentials(root.access_key, root.secret_key), "sagemaker", "us-east-1").add_auth(request)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items() if name.lower() != "host")
+    host = plane.url.removeprefix("http://")
+    return f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n{lines}\r\n".encode()

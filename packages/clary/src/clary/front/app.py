@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -27,6 +28,14 @@ class Inference(Protocol):
 
     def handles(self, request: WireRequest) -> bool:
         """Whether a request is an invocation."""
+        ...
+
+    def refuse(self, request: WireRequest) -> WireResponse | None:
+        """The response to one whose body need not be read, because nothing can take it now."""
+        ...
+
+    def coming(self, request: WireRequest) -> AbstractContextManager[None]:
+        """While the body of one is read."""
         ...
 
     async def handle(self, request: WireRequest, caller: Caller) -> WireResponse:
@@ -102,7 +111,10 @@ class Front:
         inference = self._inference if self._inference and self._inference.handles(request) else None
         try:
             claim = authentication.claim_api(request, self._credentials, family)
-            body = await read_body(receive, request, MAX_INFERENCE_BODY if inference else MAX_BODY)
+            if inference and (refusal := inference.refuse(request)):
+                return refusal
+            with inference.coming(request) if inference else nullcontext():
+                body = await read_body(receive, request, MAX_INFERENCE_BODY if inference else MAX_BODY)
             caller = authentication.authenticate_api(claim, body, family).caller
         except AwsError as error:
             if inference and error.status == 413:  # AWS tells this one by its status alone

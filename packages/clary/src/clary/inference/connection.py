@@ -15,7 +15,7 @@ import httptools
 Headers = Sequence[tuple[bytes, bytes]]
 
 CONNECT_SECONDS = 2.0
-MAX_IDLE = 64
+MAX_IDLE = 512  # a connection that is made anew for a request costs more than the request
 _PAUSE_BYTES = 1 << 20  # a streamed answer that its client does not take is held back here
 
 

@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from urllib.parse import unquote
 
 from clary.inference import errors
@@ -78,13 +79,25 @@ class DataPlane:
             and request.path.rpartition("/")[2] in (_WHOLE, _STREAMED)
         )
 
+    def refuse(self, request: WireRequest) -> WireResponse | None:
+        """The response to an invocation that would only wait in vain; its body need not be read."""
+        try:
+            self._router.check_room(_endpoint_of(request))
+        except AwsError as error:
+            return _refusal(error, request, str(uuid.uuid4()))
+        return None
+
+    def coming(self, request: WireRequest) -> AbstractContextManager[None]:
+        """While the body of an invocation is read."""
+        return self._router.coming(_endpoint_of(request))
+
     async def handle(self, request: WireRequest, caller: Caller) -> WireResponse:
         """The response to an authenticated invocation. Never raises."""
         request_id = str(uuid.uuid4())
         try:
-            _, _, name, operation = request.path.split("/", 3)
-            call = _invocation(unquote(name), request, caller, streamed=operation == _STREAMED)
-            if operation == _STREAMED:
+            streamed = request.path.endswith(_STREAMED)
+            call = _invocation(_endpoint_of(request), request, caller, streamed=streamed)
+            if streamed:
                 return await self._streamed(call, request_id)
             return await self._whole(call, request, request_id)
         except AwsError as error:
@@ -150,6 +163,11 @@ async def _frames(answer: StreamedAnswer) -> AsyncIterator[bytes]:
 
 def _stream_error(code: str, message: str) -> bytes:
     return error_frame(AwsError("ModelStreamError", message, fields={"ErrorCode": code}))
+
+
+def _endpoint_of(request: WireRequest) -> str:
+    """The name in /endpoints/<name>/invocations."""
+    return unquote(request.path.removeprefix(PREFIX).rpartition("/")[0])
 
 
 def _invocation(name: str, request: WireRequest, caller: Caller, *, streamed: bool) -> Invocation:

@@ -1,7 +1,8 @@
 """Which replica answers a request: variant by weight, replica by least outstanding requests, and again where one fails.
 
 A request whose connection breaks before any of the answer has come is sent once more. A request that no replica can
-take, because the only one is being started again, waits for it. Everything here runs in one event loop.
+take, because the only one is being started again, waits for it; one that comes when every replica has as many as it
+takes is refused, before its body is read. Everything here runs in one event loop.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,14 +18,14 @@ from typing import Any, TypeVar
 import orjson
 
 from clary.inference import connection, errors
-from clary.inference.connection import Broken, Exchange, Pool, StreamedAnswer, TooLarge, TooSlow, Unreachable
+from clary.inference.connection import Broken, Exchange, StreamedAnswer, TooLarge, TooSlow, Unreachable
+from clary.inference.fleet import Coming, Endpoint, Replica, Variant
 from clary.inference.measurements import Measurements
 from clary.inference.model_placement import Placement
-from clary.state.routing import RoutedEndpoint, RoutedReplica, RoutedVariant, RoutingTable
+from clary.state.routing import RoutedReplica, RoutedVariant, RoutingTable
 from clary.wire.errors import AwsError
 
 MAX_RESPONSE = 6_291_456
-MAX_OUTSTANDING = 1024  # on one replica
 HOLD_SECONDS = 30.0  # a request waits so long for a replica that is being started again
 MAX_HELD = 512
 _HOLD_STEP_SECONDS = 0.1
@@ -67,88 +69,6 @@ class Stream:
     answer: StreamedAnswer
 
 
-class _Replica:
-    __slots__ = ("__weakref__", "log_stream", "outstanding", "pool", "shunned_until")
-
-    def __init__(self, routed: RoutedReplica) -> None:
-        self.log_stream = routed.log_stream
-        self.pool = Pool(routed.address)
-        self.outstanding = 0
-        self.shunned_until = 0.0
-
-
-class _Variant:
-    __slots__ = ("placement", "replicas", "routed")
-
-    def __init__(self, routed: RoutedVariant, replicas: list[_Replica], placement: Placement) -> None:
-        self.routed, self.replicas, self.placement = routed, replicas, placement
-
-    def pick(self, tried: set[_Replica], model: str | None = None) -> _Replica | None:
-        """The replica with the least outstanding requests; of equals any. None when all were tried.
-
-        Of a multi-model endpoint: one that has the model loaded, unless those are busy and another is not.
-        """
-        if model is not None and len(self.replicas) > 1:
-            return self.placement.pick(model, [each for each in self.replicas if each not in tried])
-        now = time.perf_counter()
-        best: _Replica | None = None
-        best_load = (False, 0)
-        count = len(self.replicas)
-        first = random.randrange(count) if count > 1 else 0
-        for index in range(count):
-            replica = self.replicas[(first + index) % count]
-            load = (replica.shunned_until > now, replica.outstanding)
-            if replica not in tried and (best is None or load < best_load):
-                best, best_load = replica, load
-        return best
-
-
-class _Fleet:
-    """The production variants that one version of an endpoint has."""
-
-    __slots__ = ("by_name", "variants")
-
-    def __init__(self, variants: list[_Variant]) -> None:
-        self.variants = variants
-        self.by_name = {variant.routed.name: variant for variant in variants}
-
-    def pick(self) -> _Variant:
-        """A variant by weight, among those that have replicas if any has."""
-        if len(self.variants) == 1:
-            return self.variants[0]
-        candidates = [variant for variant in self.variants if variant.replicas] or self.variants
-        weights = [variant.routed.weight for variant in candidates]
-        return random.choices(candidates, weights)[0] if sum(weights) > 0 else random.choice(candidates)
-
-
-class _Endpoint:
-    __slots__ = ("incoming", "routed", "serving", "shadows")
-
-    def __init__(
-        self, routed: RoutedEndpoint, variants: list[_Variant], shadows: list[_Variant], incoming: list[_Variant]
-    ) -> None:
-        self.routed, self.shadows = routed, shadows
-        self.serving, self.incoming = _Fleet(variants), _Fleet(incoming)
-
-    @property
-    def variants(self) -> list[_Variant]:
-        return self.serving.variants
-
-    def pick(self, name: str | None = None) -> _Variant | None:
-        """A variant for a request; None when it names one that is not there.
-
-        While an update moves traffic in steps, a part of the requests goes to the fleet that takes over.
-        """
-        fleets = [self.serving]
-        if self.incoming.variants and random.random() < self.routed.incoming_share:
-            fleets = [self.incoming, self.serving]
-        for fleet in fleets:
-            variant = fleet.pick() if name is None else fleet.by_name.get(name)
-            if variant is not None and (variant.replicas or fleet is self.serving):
-                return variant
-        return None
-
-
 class Router:
     """Sends requests to replicas, by a table that `apply` exchanges.
 
@@ -161,34 +81,35 @@ class Router:
         """Brings the table up to date, where something feeds it."""
 
         self._measurements = measurements
-        self._endpoints: dict[str, _Endpoint] = {}
-        self._replicas: dict[tuple[str, str], _Replica] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._replicas: dict[tuple[str, str], Replica] = {}
         self._placements: dict[tuple[str, str], Placement] = {}
         self._held = 0
+        self._coming: Counter[str] = Counter()  # requests whose bodies are being read, by endpoint
         self._shadowing: set[asyncio.Task[None]] = set()
 
     def apply(self, table: RoutingTable) -> None:
         """Route by this table from now on. Requests that are being answered go on where they are."""
         before, self._replicas = self._replicas, {}
 
-        def replica(routed: RoutedReplica) -> _Replica:
+        def replica(routed: RoutedReplica) -> Replica:
             key = (routed.host_id, routed.address)
-            self._replicas[key] = before.get(key) or _Replica(routed)
+            self._replicas[key] = before.get(key) or Replica(routed)
             return self._replicas[key]
 
         placements, self._placements = self._placements, {}
 
-        def variants(endpoint: str, routed: tuple[RoutedVariant, ...]) -> list[_Variant]:
-            made: list[_Variant] = []
+        def variants(endpoint: str, routed: tuple[RoutedVariant, ...]) -> list[Variant]:
+            made: list[Variant] = []
             for variant in routed:
                 key = (endpoint, variant.name)
                 self._placements[key] = placements.get(key) or Placement()
                 replicas = [replica(each) for each in variant.replicas]
-                made.append(_Variant(variant, replicas, self._placements[key]))
+                made.append(Variant(variant, replicas, self._placements[key]))
             return made
 
         self._endpoints = {
-            name: _Endpoint(
+            name: Endpoint(
                 endpoint,
                 variants(name, endpoint.variants),
                 variants(name, endpoint.shadow_variants),
@@ -206,6 +127,23 @@ class Router:
         for task in self._shadowing:
             task.cancel()
 
+    def check_room(self, name: str) -> None:
+        """Refuse a request for an endpoint whose replicas are all full, counting those that are coming.
+
+        Raises:
+            ServiceUnavailable
+        """
+        endpoint = self._endpoints.get(name)
+        if endpoint is None or endpoint.has_room(self._coming[name]):
+            return
+        routed = endpoint.serving.pick().routed
+        self._measurements.count(name, routed.name, 503, 0.0, 0.0, routed.instance_count)
+        raise _busy(name)
+
+    def coming(self, name: str) -> Coming:
+        """A request for an endpoint, while its body is read."""
+        return Coming(self._coming, name)
+
     async def invoke(self, call: Invocation) -> Answer:
         """A container's answer, whole.
 
@@ -213,7 +151,7 @@ class Router:
             AwsError: of `errors`.
         """
 
-        async def ask(replica: _Replica, seconds: float, fresh: bool) -> Exchange:
+        async def ask(replica: Replica, seconds: float, fresh: bool) -> Exchange:
             return await connection.exchange(
                 replica.pool, call.head, call.body, seconds=seconds, limit=MAX_RESPONSE, fresh=fresh
             )
@@ -242,7 +180,7 @@ class Router:
             AwsError: of `errors`.
         """
 
-        async def ask(replica: _Replica, seconds: float, fresh: bool) -> StreamedAnswer:
+        async def ask(replica: Replica, seconds: float, fresh: bool) -> StreamedAnswer:
             return await connection.streamed_exchange(replica.pool, call.head, call.body, seconds=seconds, fresh=fresh)
 
         endpoint, variant = await self._find(call)
@@ -263,7 +201,7 @@ class Router:
             self._measure(endpoint, variant, status, sent, call)
         return Stream(variant.routed.name, answer)
 
-    async def _find(self, call: Invocation) -> tuple[_Endpoint, _Variant]:
+    async def _find(self, call: Invocation) -> tuple[Endpoint, Variant]:
         endpoint = self._endpoints.get(call.endpoint)
         if (endpoint is None or not endpoint.variants) and self.refresh is not None:
             await self.refresh()  # who has just read that it is in service may be here before the table is
@@ -282,14 +220,14 @@ class Router:
     async def _send(
         self,
         call: Invocation,
-        endpoint: _Endpoint,
-        variant: _Variant,
+        endpoint: Endpoint,
+        variant: Variant,
         sent: _Sent,
-        ask: Callable[[_Replica, float, bool], Awaitable[Result]],
+        ask: Callable[[Replica, float, bool], Awaitable[Result]],
     ) -> Result:
         """What a replica answers, whatever it is; another is tried where that can do no harm."""
         began = time.perf_counter()
-        tried: set[_Replica] = set()
+        tried: set[Replica] = set()
         again = False
         while True:
             replica = variant.pick(tried, call.target_model)
@@ -297,13 +235,21 @@ class Router:
                 endpoint, variant = await self._hold(call, variant, began)
                 tried.clear()
                 continue
-            if replica.outstanding >= MAX_OUTSTANDING:
-                raise errors.ServiceUnavailable(f"All instances of the endpoint {call.endpoint} are busy.")
+            if replica.is_full:
+                raise _busy(call.endpoint)
             replica.outstanding += 1
             sent.at, sent.log_stream = time.perf_counter(), replica.log_stream
             try:
                 answer = await ask(replica, variant.routed.answer_seconds, again)
-                if answer.status != 503 or answer.header(b"x-clary-error") != b"Loading":
+                refused = answer.header(b"x-clary-error") if answer.status == 503 else None
+                if refused == b"ServiceUnavailable":
+                    replica.note_full()
+                    tried.add(replica)
+                    if variant.has_room(tried):
+                        answer.close()
+                        continue
+                if refused != b"Loading":
+                    replica.note_answer()
                     if call.target_model is not None:
                         sent.waited = self._note_model(call.target_model, endpoint, variant, replica, answer)
                     return answer
@@ -329,7 +275,7 @@ class Router:
                 replica.outstanding -= 1
                 sent.seconds = time.perf_counter() - sent.at
 
-    async def _hold(self, call: Invocation, variant: _Variant, began: float) -> tuple[_Endpoint, _Variant]:
+    async def _hold(self, call: Invocation, variant: Variant, began: float) -> tuple[Endpoint, Variant]:
         """Wait a moment for a replica that can be reached; the table may have changed by then."""
         if time.perf_counter() - began > HOLD_SECONDS or self._held >= MAX_HELD:
             raise errors.ServiceUnavailable(
@@ -345,7 +291,7 @@ class Router:
             raise errors.no_endpoint(call.endpoint, call.account_id)
         return endpoint, endpoint.pick(variant.routed.name) or endpoint.serving.pick()
 
-    def _measure(self, endpoint: _Endpoint, variant: _Variant, status: int, sent: _Sent, call: Invocation) -> None:
+    def _measure(self, endpoint: Endpoint, variant: Variant, status: int, sent: _Sent, call: Invocation) -> None:
         total = time.perf_counter() - call.received
         by_model = max(sent.seconds - sent.waited, 0.0)  # loading a model is not its latency
         self._measurements.count(
@@ -353,7 +299,7 @@ class Router:
         )
 
     def _note_model(
-        self, model: str, endpoint: _Endpoint, variant: _Variant, replica: _Replica, answer: Exchange | StreamedAnswer
+        self, model: str, endpoint: Endpoint, variant: Variant, replica: Replica, answer: Exchange | StreamedAnswer
     ) -> float:
         """Learn from an answer who has the model; the seconds for which the request waited for it to be loaded."""
         hit, waited = answer.header(b"x-clary-model-cache-hit"), answer.header(b"x-clary-model-wait-us")
@@ -364,7 +310,7 @@ class Router:
         self._measurements.count_model(endpoint.routed.name, variant.routed.name, hit=hit == b"1", wait=int(waited))
         return int(waited) / 1e6
 
-    def _copy_to_shadows(self, endpoint: _Endpoint, call: Invocation) -> None:
+    def _copy_to_shadows(self, endpoint: Endpoint, call: Invocation) -> None:
         """Send a copy to shadow variants, as often as their weights say, and drop what they answer."""
         whole = sum(variant.routed.weight for variant in endpoint.variants) or 1.0
         for shadow in endpoint.shadows:
@@ -373,9 +319,9 @@ class Router:
                 self._shadowing.add(task)
                 task.add_done_callback(self._shadowing.discard)
 
-    async def _shadow(self, variant: _Variant, call: Invocation) -> None:
+    async def _shadow(self, variant: Variant, call: Invocation) -> None:
         replica = variant.pick(set(), call.target_model)
-        if replica is None or replica.outstanding >= MAX_OUTSTANDING:
+        if replica is None or replica.is_full:
             return
         replica.outstanding += 1
         began, status = time.perf_counter(), 500
@@ -401,6 +347,12 @@ class _Sent:
     def __init__(self) -> None:
         self.at = self.seconds = self.waited = 0.0
         self.log_stream = ""
+
+
+def _busy(endpoint: str) -> errors.ServiceUnavailable:
+    return errors.ServiceUnavailable(
+        f"All instances of the endpoint {endpoint} are busy: as many requests wait as they take. Try again later."
+    )
 
 
 def _check_target(call: Invocation, variant: RoutedVariant) -> None:
@@ -429,8 +381,8 @@ def _check_target(call: Invocation, variant: RoutedVariant) -> None:
 
 
 def _refused(
-    endpoint: _Endpoint,
-    variant: _Variant,
+    endpoint: Endpoint,
+    variant: Variant,
     sent: _Sent,
     status: int,
     header: Callable[[bytes], bytes | None],

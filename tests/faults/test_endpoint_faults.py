@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,10 @@ def transform_fn(model, data, content_type, accept):
         os._exit(7)
     if asked == "raise":
         raise KeyError("a column that is not there")
+    if asked == "leak":
+        kept = []
+        while True:
+            kept.append(bytearray(64 << 20))
     time.sleep(asked.get("seconds", 0))
     return json.dumps({{"version": model}}), "application/json"
 """
@@ -58,7 +63,9 @@ class Endpoints:
     def sagemaker(self) -> Any:
         return self.platform.client("sagemaker")
 
-    def configure(self, name: str, script: str, count: int = 1) -> None:
+    def configure(
+        self, name: str, script: str, count: int = 1, instance_type: str = "ml.m5.large", **environment: str
+    ) -> None:
         """A model whose inference.py is `script`, and a configuration that serves it."""
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w:gz") as tar:
@@ -67,19 +74,19 @@ class Endpoints:
             tar.addfile(member, io.BytesIO(script.encode()))
         key = f"{name}/model.tar.gz"
         self.platform.client("s3").put_object(Bucket=BUCKET, Key=key, Body=archive.getvalue())
-        container = {"Image": IMAGE, "ModelDataUrl": f"s3://{BUCKET}/{key}"}
+        container = {"Image": IMAGE, "ModelDataUrl": f"s3://{BUCKET}/{key}", "Environment": environment}
         self.sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=ROLE)
         variant = {
             "VariantName": "AllTraffic",
             "ModelName": name,
-            "InstanceType": "ml.m5.large",
+            "InstanceType": instance_type,
             "InitialInstanceCount": count,
         }
         self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
 
-    def deploy(self, name: str, count: int = 1) -> dict[str, Any]:
+    def deploy(self, name: str, count: int = 1, **more: str) -> dict[str, Any]:
         """An endpoint that serves its first version."""
-        self.configure(name, ANSWERING.format(version="first"), count)
+        self.configure(name, ANSWERING.format(version="first"), count, **more)
         self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
         return self.settled(name)
 
@@ -326,6 +333,41 @@ def test_a_handler_that_raises_or_exits_fails_its_own_request_alone(endpoints: E
         endpoints.more(answers, 20, "first")
     lost = [answer for answer in answers() if answer != "first"]
     assert len(lost) <= 2, f"more than what was in flight: {lost}"
+
+
+def test_handlers_that_hang_are_given_up_in_time_and_others_go_on(endpoints: Endpoints) -> None:
+    limit = {"SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS": "2", "SAGEMAKER_MODEL_SERVER_WORKERS": "2"}
+    endpoints.deploy("hanging", **limit)
+    runtime = endpoints.platform.client("sagemaker-runtime", attempts=1)
+
+    def hang() -> dict[str, Any]:
+        with pytest.raises(runtime.exceptions.ModelError) as caught:
+            runtime.invoke_endpoint(EndpointName="hanging", Body=b'{"seconds": 3600}', ContentType="application/json")
+        return caught.value.response
+
+    with ThreadPoolExecutor(4) as pool:  # more than there are threads for
+        hanging = [pool.submit(hang) for _ in range(4)]
+        told = [each.result(timeout=60) for each in hanging]
+    assert {each["OriginalStatusCode"] for each in told} == {504}
+    assert all("did not answer /invocations within the time allowed" in each["OriginalMessage"] for each in told)
+    assert endpoints.invoke("hanging") == {"version": "first"}
+
+
+def test_a_handler_that_leaks_is_ended_replaced_and_the_log_says_why(endpoints: Endpoints) -> None:
+    endpoints.deploy("leaking", instance_type="ml.t2.medium")
+    runtime = endpoints.platform.client("sagemaker-runtime", attempts=1)
+    with pytest.raises(runtime.exceptions.ModelError) as caught:
+        runtime.invoke_endpoint(EndpointName="leaking", Body=b'"leak"', ContentType="application/json")
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 424
+    endpoints.eventually(lambda: _answers(endpoints, "leaking"), "the server that took its place answers", 120)
+    logs = endpoints.platform.client("logs")
+    group = "/aws/sagemaker/Endpoints/leaking"
+
+    def told() -> bool:
+        events = logs.filter_log_events(logGroupName=group)["events"]
+        return any("more memory than the instance has" in event["message"] for event in events)
+
+    endpoints.eventually(told, "the log says that the memory was too small")
 
 
 def _answers(endpoints: Endpoints, name: str) -> bool:

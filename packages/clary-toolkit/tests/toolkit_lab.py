@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from uv import find_uv_bin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 SOURCE = Path(__file__).parents[1] / "src"
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -143,23 +143,41 @@ def make_archive(path: Path, files: Mapping[str, str | bytes]) -> Path:
     return path
 
 
+def cached_target(name: str, python: Path, packages: Sequence[str]) -> Path:
+    """A folder with packages from the registry for this Python, made by uv once and kept."""
+
+    def fill(folder: Path) -> None:
+        command = [find_uv_bin(), "pip", "install", "--quiet", "--python", str(python), "--target", str(folder)]
+        subprocess.run([*command, *packages], check=True)
+
+    return _cached(name, [str(python), *packages], fill)
+
+
 def cached_environment(name: str, installs: Sequence[Sequence[str]]) -> Path:
     """A virtual environment of this Python with packages from the registry, made by uv once and kept.
 
     Each of `installs` are the words of one `uv pip install`.
     """
     uv = find_uv_bin()
-    recipe = json.dumps([installs, sys.version_info[:3]])
+
+    def fill(folder: Path) -> None:
+        python = ["--quiet", "--python", str(folder / "bin" / "python")]
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
+        for words in installs:
+            subprocess.run([uv, "pip", "install", *python, *words], check=True)
+
+    return _cached(name, [installs, sys.version_info[:3]], fill)
+
+
+def _cached(name: str, recipe: object, fill: Callable[[Path], None]) -> Path:
+    """A folder that `fill` has filled by this recipe, once."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clary-tests"
-    folder = cache / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    folder = cache / f"{name}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "complete").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            python = ["--quiet", "--python", str(folder / "bin" / "python")]
-            subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
-            for words in installs:
-                subprocess.run([uv, "pip", "install", *python, *words], check=True)
+            fill(folder)
             (folder / "complete").touch()
     return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -55,10 +55,15 @@ class Fast(Engine):
 class Pair:
     """Both, one beside the other."""
 
-    def __init__(self, compute: Compute, tolerance: float = 1e-4) -> None:
+    def __init__(self, compute: Compute, tolerance: float = 1e-4, rows: int = 0) -> None:
         self.trusted = Trusted()
         self.fast = Fast(compute)
-        self.executor = CheckedExecutor(self.trusted, lambda _: self.fast, tolerance, "m")
+        self.kept: list[list[float]] = []
+        self.executor = CheckedExecutor(self.trusted, self._prepare, tolerance, "m", rows)
+
+    def _prepare(self, _: Signature, samples: Sequence[Mapping[str, np.ndarray]]) -> Engine:
+        self.kept += [inputs["x"].tolist() for inputs in samples]
+        return self.fast
 
     def run(self, *values: float) -> list[float]:
         return self.executor.run(SIGNATURE, {"x": np.array(values, np.float32)})["y"].tolist()
@@ -122,8 +127,34 @@ def test_an_engine_that_takes_longer_is_dropped_and_the_log_says_how_long(capsys
     assert not pair.executor._engines
 
 
+def test_an_engine_that_is_made_after_requests_gets_so_many_rows_and_is_compared_on_all(capsys):
+    pair = Pair(lambda x: x * 2, rows=5)
+    pair.executor.rehearse(SIGNATURE, {"x": np.array([9], np.float32)})
+    end = time.monotonic() + 20
+    value = 0.0
+    while not pair.executor._engines and time.monotonic() < end:
+        assert pair.run(value, value + 1) == [value * 2, value * 2 + 2]
+        value += 2
+        time.sleep(0.01)
+    assert "as those to the others that it was made after" in pair.settle(capsys, "from now on")
+    assert len(pair.kept) == 3  # two rows each
+    assert [9.0] not in pair.kept
+    assert all(sample in pair.fast.asked for sample in pair.kept)
+
+
+def test_an_engine_that_differs_on_one_of_many_is_dropped(capsys):
+    pair = Pair(lambda x: np.where(x == 1, 0, x * 2), rows=4)
+    end = time.monotonic() + 20
+    value = 0.0
+    while pair.executor._wanted and time.monotonic() < end:
+        pair.run(value)
+        value = (value + 1) % 6
+        time.sleep(0.01)
+    assert "differs from TensorFlow's by" in pair.settle(capsys, "TensorFlow computes.")
+
+
 def test_an_engine_that_cannot_be_made_is_told_with_its_reason(capsys):
-    def prepare(_: Signature) -> Engine:
+    def prepare(*_: object) -> Engine:
         raise Unfit("No such operation: Frobnicate.")
 
     executor = CheckedExecutor(Trusted(), prepare, 1e-4, "m")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+from toolkit_lab import cached_target
 
 if TYPE_CHECKING:
     from serving_lab import RunningServer
@@ -125,3 +129,35 @@ def test_bfloat16_is_used_where_it_is_asked_for_and_near(environment):
         np.testing.assert_allclose(outputs, case["outputs"]["y"], atol=0.05)
     finally:
         server.stop()
+
+
+def test_int8_is_calibrated_by_the_first_requests_where_it_is_asked_for(environment, quantiser):
+    server = environment.serve("dense.keras", CLARY_SERVING_PRECISION="int8", PYTHONPATH=str(quantiser))
+    try:
+        case = environment.case("dense")
+        end = time.monotonic() + 120
+        while "(int8) computes from now on" not in server.log and time.monotonic() < end:
+            assert server.invoke(case["request"]).status == 200
+        assert "(int8) computes from now on" in server.log, server.log
+        outputs = np.array(server.invoke(case["request"]).json()["outputs"])
+        expected = np.array(case["outputs"]["y"])
+        assert np.abs(outputs - expected).max() < 0.25 * np.abs(expected).max()
+        assert (outputs != expected).any()
+    finally:
+        server.stop()
+
+
+def test_int8_without_what_quantises_says_what_is_missing(environment):
+    server = environment.serve("dense.keras", CLARY_SERVING_PRECISION="int8")
+    try:
+        assert server.invoke(environment.case("dense")["request"]).status == 200
+        assert "For int8 NNCF has to quantise the model: write nncf into its code/requirements.txt." in server.log
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def quantiser(environment) -> Path:
+    """A folder with NNCF, as pip makes one of a model's requirements.txt; made once and kept."""
+    version = subprocess.check_output([environment.python, "-c", "import sys; print(sys.version_info[:2])"], text=True)
+    return cached_target(f"nncf-{''.join(filter(str.isdigit, version))}", environment.python, ["nncf==3.4.0"])

@@ -242,7 +242,7 @@ def test_a_setting_that_is_no_number_is_named(start):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("CLARY_SERVING_PRECISION", "int8", "Expected float32 or bfloat16. Whole numbers of 8 bits need a model that"),
+        ("CLARY_SERVING_PRECISION", "int4", "Expected float32 or bfloat16 or int8."),
         ("CLARY_SERVING_EXECUTION", "onnx", "Expected auto or tensorflow."),
     ],
 )

@@ -2,8 +2,9 @@
 
 TensorFlow answers from the first request on. Beside it a thread prepares the faster engine for one signature after the
 other and compares: first on the made-up samples that the server itself calls a new model with, then on the first real
-request. From then on the faster engine answers, and TensorFlow whatever the engine declines. An engine that differs,
-cannot run the signature or takes longer is dropped for good, and the log says why, once.
+request. An engine that is made after real requests waits for some of them, and is compared on all. From then on the
+faster engine answers, and TensorFlow whatever the engine declines. An engine that differs, cannot run the signature or
+takes longer is dropped for good, and the log says why, once.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from clary_toolkit.serving.signatures import DEFAULT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from clary_toolkit.serving.execution import Engine
     from clary_toolkit.serving.signatures import Signature
 
     Arrays = Mapping[str, np.ndarray]
-    Prepare = Callable[[Signature], Engine]
+    Prepare = Callable[[Signature, Sequence[Arrays]], Engine]
 
 _LARGEST_SAMPLE = 64 * 1024 * 1024  # bytes that are kept until they have been compared
 _CALLS, _RACE_SECONDS = 5, 1.0
@@ -42,12 +43,14 @@ class CheckedExecutor(Executor):
 
     Args:
         trusted: computes until then, and whatever the engine declines.
-        prepare: makes the engine of a signature; raises Unfit with the reason where there can be none.
+        prepare: makes the engine of a signature, after the inputs of the requests that were kept for it; raises Unfit
+            with the reason where there can be none.
         tolerance: the largest difference, as a part of the largest value of the output.
         name: the model's, for the log.
+        rows: how many rows of real requests are kept for `prepare`.
     """
 
-    def __init__(self, trusted: Executor, prepare: Prepare, tolerance: float, name: str) -> None:
+    def __init__(self, trusted: Executor, prepare: Prepare, tolerance: float, name: str, rows: int = 0) -> None:
         self.signatures = trusted.signatures
         self.kind = trusted.kind
         self._trusted = trusted
@@ -56,7 +59,8 @@ class CheckedExecutor(Executor):
         self._name = name
         self._engines: dict[str, Engine] = {}
         only = len(self.signatures) == 1
-        self._wanted = {name: _Progress(only or name == DEFAULT) for name in self.signatures}
+        self._wanted = {name: _Progress((only or name == DEFAULT) and not rows) for name in self.signatures}
+        self._rows = rows
         self._samples: queue.Queue[_Sample | None] = queue.Queue()
         self._declined: set[str] = set()
         threading.Thread(target=self._check, name="check", daemon=True).start()
@@ -116,13 +120,18 @@ class CheckedExecutor(Executor):
         progress = self._wanted[signature.name]
         try:
             if signature.name not in candidates:
+                if self._rows and not progress.keep(sample, self._rows):
+                    progress.is_waiting = False  # for the next one
+                    return
                 began = time.monotonic()
-                candidates[signature.name] = self._prepare(signature)
+                candidates[signature.name] = self._prepare(signature, [kept.inputs for kept in progress.kept])
                 progress.seconds = time.monotonic() - began
             engine = candidates[signature.name]
-            difference = _difference(engine.run(sample.inputs), sample.outputs, self._tolerance)
-            if difference:
-                raise Unfit(difference)
+            for each in progress.kept or [sample]:
+                difference = _difference(engine.run(each.inputs), each.outputs, self._tolerance)
+                if difference:
+                    raise Unfit(difference)
+            progress.kept.clear()
             slower = self._race(engine, sample) if sample.is_real else ""
             if slower and progress.races_lost + 1 < _RACES:
                 progress.races_lost += 1
@@ -140,8 +149,13 @@ class CheckedExecutor(Executor):
             self._engines[signature.name] = engine
             log.info(
                 "{}, signature {}: {} computes from now on. It was ready after {:.1f} s, and its answer to the "
-                "first request is TensorFlow's within {:g}.".format(
-                    self._name, signature.name, engine.name, progress.seconds, self._tolerance
+                "first request is TensorFlow's within {:g}{}.".format(
+                    self._name,
+                    signature.name,
+                    engine.name,
+                    progress.seconds,
+                    self._tolerance,
+                    " of the largest value, as those to the others that it was made after" if self._rows else "",
                 )
             )
         else:
@@ -188,6 +202,12 @@ class _Progress:
         self.is_made_up_done = not is_usual
         self.races_lost = 0
         self.seconds = 0.0
+        self.kept: list[_Sample] = []
+
+    def keep(self, sample: _Sample, rows: int) -> bool:
+        """Keep a sample; whether there are so many rows."""
+        self.kept.append(sample)
+        return sum(kept.rows for kept in self.kept) >= rows
 
     def wants(self, is_real: bool) -> bool:
         return not self.is_waiting and (is_real or not self.is_made_up_done)
@@ -201,6 +221,10 @@ class _Sample:
         self.inputs = inputs
         self.outputs = outputs
         self.is_real = is_real
+
+    @property
+    def rows(self) -> int:
+        return max((len(array) for array in self.inputs.values() if array.ndim), default=1)
 
 
 def _in_words(error: Exception) -> str:

@@ -2,7 +2,8 @@
 
 The model is compiled twice: for any number of rows, and, where a row has a known shape, for one row alone, which
 OpenVINO then plans ahead. Precision is float32 unless the settings ask for another: OpenVINO itself would choose
-bfloat16 where the processor has it. Threads are not bound to cores, which other processes share.
+bfloat16 where the processor has it. Threads are not bound to cores, which other processes share. A model of 8-bit
+integers is quantised first (`quantisation`); what stays in floating point is float32.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import time
 
 import numpy as np
 
-from clary_toolkit.serving import openvino_reading
+from clary_toolkit.serving import openvino_reading, quantisation
 from clary_toolkit.serving.execution import Declined, Engine, Unfit
+from clary_toolkit.serving.settings import BFLOAT16, FLOAT32, INT8
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from clary_toolkit.serving.openvino_reading import ReadModel
     from clary_toolkit.serving.signatures import Signature
 
-_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+_PRECISIONS = {FLOAT32: "f32", BFLOAT16: "bf16", INT8: "f32"}
 # Rows are joined where so many of them take less than this part of the time that they take one by one: most networks
 # for images keep all cores busy with a single one, and those that come together would only wait for each other.
 _ROWS, _GAIN = 4, 0.85
@@ -36,7 +38,7 @@ class OpenVino:
     """OpenVINO, set to this server's precision and share of the machine.
 
     Args:
-        precision: "float32" or "bfloat16".
+        precision: "float32", "bfloat16" or "int8".
         cores: how many threads a model's calls use together.
         slots: how many calls run at once.
 
@@ -58,9 +60,15 @@ class OpenVino:
             "ENABLE_CPU_PINNING": False,
         }
 
-    def engine(self, path: str, signature: Signature) -> Engine:
-        """The engine of one signature of the SavedModel at `path`. Raises Unfit."""
+    def engine(self, path: str, signature: Signature, samples: Sequence[Mapping[str, np.ndarray]]) -> Engine:
+        """The engine of one signature of the SavedModel at `path`; `samples` are what int8 is calibrated by.
+
+        Raises Unfit.
+        """
         read = openvino_reading.read(self.core, path, signature)
+        if self.precision == INT8:
+            model = quantisation.quantised(self.core, read, samples)
+            read = openvino_reading.ReadModel(model, read.inputs, read.outputs, read.table_sizes)
         try:
             return _CompiledSignature(self, read)
         except RuntimeError as error:

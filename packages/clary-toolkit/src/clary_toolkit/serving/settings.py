@@ -24,7 +24,8 @@ _IGNORED = {
 
 
 _EXECUTIONS = {"auto": AUTO, "openvino": AUTO, "tensorflow": TENSORFLOW}
-_PRECISIONS = {"float32": "float32", "f32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
+FLOAT32, BFLOAT16, INT8 = "float32", "bfloat16", "int8"
+_PRECISIONS = {"float32": FLOAT32, "f32": FLOAT32, "bfloat16": BFLOAT16, "bf16": BFLOAT16, "int8": INT8, "i8": INT8}
 
 
 class Settings:
@@ -93,14 +94,8 @@ def _choice(environ: Mapping[str, str], name: str, values: Mapping[str, str]) ->
     """One of the values that a variable may have; the first where it is not set."""
     text = environ.get(name, "").strip().lower() or next(iter(values))
     if text not in values:
-        hint = ""
-        if text in ("int8", "i8"):
-            hint = " Whole numbers of 8 bits need a model that was quantised so: it is served as it is."
-        raise StartupError(
-            "The variable {} is {!r}. Expected {}.{}".format(
-                name, environ[name], " or ".join(dict.fromkeys(values.values())), hint
-            )
-        )
+        expected = " or ".join(dict.fromkeys(values.values()))
+        raise StartupError("The variable {} is {!r}. Expected {}.".format(name, environ[name], expected))
     return values[text]
 
 

@@ -33,7 +33,7 @@ class Model:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2 * (os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2 * (os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["BENCH_PORT"])})
     serve.run(
         Model.bind(), route_prefix="/predict", blocking=True, logging_config=LoggingConfig(enable_access_log=False)

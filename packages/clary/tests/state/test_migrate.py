@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -50,6 +51,19 @@ def test_a_newer_database_is_refused(database: Database) -> None:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(migrate.DatabaseTooNew, match=r"9999.*update Clary"):
         migrate.upgrade(database.url)
+
+
+def test_a_file_that_is_no_database_is_refused_in_words_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "clary.db"
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(migrate.DatabaseUnusable, match=r"clary\.db cannot be used: file is not a database\. Put"):
+        migrate.upgrade(f"sqlite:///{path}")
+    assert path.read_bytes() == b"this is no database" * 100
+
+
+def test_a_server_that_cannot_be_reached_is_told_without_its_password() -> None:
+    with pytest.raises(migrate.DatabaseUnusable, match=r"postgresql://me:\*\*\*@127\.0\.0\.1:1/x cannot be used"):
+        migrate.upgrade("postgresql://me:secret@127.0.0.1:1/x")
 
 
 def test_a_current_database_costs_a_start_little(database: Database) -> None:

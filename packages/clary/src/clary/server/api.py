@@ -33,7 +33,7 @@ from clary.services import host_reports, invocation_metrics, registry
 from clary.services.registry import Answer
 from clary.settings import Settings
 from clary.state.database import Database
-from clary.state.migrate import DatabaseTooNew, upgrade
+from clary.state.migrate import DatabaseUnusable, upgrade
 from clary.storage.access import StoreAccess
 from clary.storage.client import ObjectStore
 from clary.storage.errors import StoreError, StoreUnreachable
@@ -57,7 +57,7 @@ def prepare(settings: Settings) -> None:
     """
     try:
         upgrade(settings.resolved_database_url)
-    except DatabaseTooNew as error:
+    except DatabaseUnusable as error:
         sys.exit(f"clary: {error}")
 
 

@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, make_url, text
+from sqlalchemy.exc import DBAPIError
 
 import clary.state
 from clary.state.database import Database
@@ -26,7 +27,11 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x636C617279  # PostgreSQL's advisory lock that upgrading takes: several servers may start at once
 
 
-class DatabaseTooNew(Exception):
+class DatabaseUnusable(Exception):
+    """The database cannot be reached, read or written; the message says why and what to do."""
+
+
+class DatabaseTooNew(DatabaseUnusable):
     """The database was written by a newer version of Clary."""
 
 
@@ -39,7 +44,7 @@ def upgrade(url: str) -> None:
     """Create the tables of a new database, or bring an older one up to date. Quick when nothing is to do.
 
     Raises:
-        DatabaseTooNew: this version of Clary is older than the database's.
+        DatabaseUnusable: with the reason; DatabaseTooNew where this version of Clary is older than the database's.
     """
     database = Database(url)
     try:
@@ -51,6 +56,12 @@ def upgrade(url: str) -> None:
             if not database.is_sqlite:
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
             _upgrade(connection, url)
+    except DBAPIError as error:
+        said = " ".join(str(error.orig).split())
+        raise DatabaseUnusable(
+            f"the database {_shown(url)} cannot be used: {said}. Put its backup in its place, or set CLARY_HOME or "
+            "CLARY_DATABASE_URL to another one"
+        ) from error
     finally:
         database.close()
 
@@ -89,11 +100,16 @@ def _upgrade(connection: Connection, url: str) -> None:
     current = _revision(connection)
     if current is not None and current > head():
         raise DatabaseTooNew(
-            f"the database {url} is of revision {current}, this version of Clary knows up to {head()}: "
+            f"the database {_shown(url)} is of revision {current}, this version of Clary knows up to {head()}: "
             "update Clary, or set CLARY_HOME or CLARY_DATABASE_URL to another place"
         )
     load_models()
     command.upgrade(_config(connection), "head")
+
+
+def _shown(url: str) -> str:
+    """The URL without its password."""
+    return make_url(url).render_as_string(hide_password=True)
 
 
 def _revision(connection: Connection) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clary.host import image_preparation
 from clary.host.archives import extract
 from clary.host.serving import Patience, serve_replica
 from clary.host.serving_spec import ModelSource
@@ -29,9 +30,11 @@ class FolderImage:
         return self.root / "bin" / "python"
 
 
-def prepare(image: str, images_home: str, progress: Callable[[str], None]) -> FolderImage:
+def prepare(image: str, images_home: str, progress: Callable[[str], None]):
     progress("looking for the image")
-    return FolderImage(Path(image))
+    if image.startswith("/"):
+        return FolderImage(Path(image))
+    return image_preparation.prepare_to_serve(image, images_home, progress)
 
 
 def fetch(source: ModelSource, access: StoreAccess, folder: Path) -> None:

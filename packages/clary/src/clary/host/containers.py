@@ -1,0 +1,215 @@
+"""The sandbox of an image of the user's own: a container that podman or docker makes.
+
+The engine makes it with networks and mounts in place, we let Clary's ports through, and then its program begins. The
+supervisor waits for the engine's client, which shows the output and ends with the program's exit code. A container is
+not below the supervisor, so a guard removes it when the supervisor is gone, whoever killed that; and `remove_all`
+removes what is left when the host is ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from clary.host import container_link, processes
+from clary.host.container_memory import Accounts
+from clary.host.container_options import PORT, client_environment, options
+from clary.host.network import loopback_ports
+from clary.host.sandbox import SOCKET_NAME, Plan, Running, Sandbox, SandboxError
+from clary.images.engine import Engine, EngineError
+from clary.images.own import OwnImage
+
+HOST_LABEL = "clary.host"
+
+_MARK = "engine.json"
+
+
+class Container(Sandbox):
+    """Runs one container of an image of the user's own."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._engine: Engine | None = None
+        self._closers: list[Any] = []
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def start(self, plan: Plan) -> Running:
+        """Make the container and start its program; raises `SandboxError` with what the engine said."""
+        image = plan.image
+        assert isinstance(image, OwnImage)
+        engine = self._engine = image.engine
+        spec = plan.spec
+        self._name = f"clary-{spec.host_id}-{secrets.token_hex(3)}"
+        _write_mark(plan.folder.root, engine)
+        self._guard = _guard(engine, self._name)
+        try:
+            words = ("--name", self._name, "--label", f"{HOST_LABEL}={spec.host_id}")
+            engine.call("create", *words, *options(plan, image), environment=client_environment(plan, image))
+            if not engine.is_docker:
+                engine.call("init", self._name, folder=plan.folder.root)
+            return self._begin(plan, engine)
+        except EngineError as error:
+            self._remove()
+            raise SandboxError(f"{engine.name} could not start the image {spec.image}: {_plain(error)}") from error
+
+    def main_process(self, running: Running) -> int | None:
+        """The program's first process; None where it is another user's, so that the client passes signals on."""
+        with suppress(OSError):
+            if running.root and Path(f"/proc/{running.root}").stat().st_uid in (os.geteuid(), 0):
+                os.kill(running.root, 0)
+                return running.root
+        return None
+
+    def kill(self, running: Running) -> None:
+        """End the container at once: with its first process the kernel ends all others."""
+        assert self._engine is not None
+        try:
+            os.kill(running.root or running.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            with suppress(EngineError):
+                self._engine.call("kill", "--signal", "KILL", self._name)
+
+    def problem(self, running: Running) -> str:
+        """What the engine says went wrong, where that was not the program itself."""
+        assert self._engine is not None
+        with suppress(EngineError):
+            said = self._engine.call("inspect", "--format", "{{.State.Error}}", self._name)
+            return f"{self._engine.name} reports: {said}" if said and said != "<no value>" else ""
+        return ""
+
+    def clean(self, running: Running) -> None:
+        """Remove the container."""
+        self._remove()
+
+    def _begin(self, plan: Plan, engine: Engine) -> Running:
+        """Start the program of a container that is made, and reach into it: before that where the engine can."""
+        running: Running | None = None
+        if engine.is_docker:
+            running = self._attach(engine)
+        main, port = _where(engine, self._name)
+        notices = self._link(plan, engine, main)
+        accounts = Accounts.of(main, plan.spec.limits.memory_bytes, self._was_out_of_memory)
+        running = running or self._attach(engine)
+        running.root, running.group, running.notices = main, accounts, notices
+        running.address = f"127.0.0.1:{port}" if port else None
+        return running
+
+    def _attach(self, engine: Engine) -> Running:
+        output, write_output = os.pipe()
+        try:
+            process = subprocess.Popen(
+                engine.command("start", "--attach", self._name),
+                stdin=subprocess.DEVNULL,
+                stdout=write_output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        finally:
+            os.close(write_output)
+        return Running(process, output, sandboxed=True)
+
+    def _link(self, plan: Plan, engine: Engine, main: int) -> list[str]:
+        spec, rootless = plan.spec, engine.is_rootless
+        try:
+            if not spec.network_isolation and plan.network_namespace is None:
+                ports = loopback_ports(spec.environment.values())
+                self._closers += container_link.let_out(main, ports, rootless=rootless)
+            elif spec.network_isolation and plan.sockets is not None:
+                socket = plan.sockets / SOCKET_NAME
+                self._closers.append(container_link.let_in(main, socket, PORT, rootless=rootless))
+        except container_link.NoLink as error:
+            return [f"This container cannot reach Clary: its network could not be entered ({error})."]
+        return []
+
+    def _was_out_of_memory(self) -> bool:
+        assert self._engine is not None
+        with suppress(EngineError):
+            return self._engine.call("inspect", "--format", "{{.State.OOMKilled}}", self._name) == "true"
+        return False
+
+    def _remove(self) -> None:
+        assert self._engine is not None
+        while self._closers:
+            self._closers.pop()()
+        _remove(self._engine, [self._name])
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
+            assert self._guard.stdin is not None
+            self._guard.stdin.close()
+
+
+def remove_all(folder: Path, host_id: str) -> None:
+    """Remove every container of a host, whoever started it. Costs nothing for a host that had none.
+
+    Arguments:
+        folder: the host's.
+        host_id: which containers bear as a label.
+    """
+    for mark in (folder / _MARK, *folder.glob(f"containers/*/{_MARK}")):
+        try:
+            engine = Engine(**{name: _whole(value) for name, value in json.loads(mark.read_bytes()).items()})
+        except OSError:
+            continue
+        with suppress(EngineError):
+            found = engine.call("ps", "--all", "--quiet", "--filter", f"label={HOST_LABEL}={host_id}").split()
+            _remove(engine, found)
+
+
+def _guard(engine: Engine, name: str) -> subprocess.Popen[bytes]:
+    """A shell that reads from us until we are gone, and then removes the container."""
+    remove = engine.command("rm", "--force", name)
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'trap "" HUP INT TERM; read _; exec "$@" >/dev/null 2>&1', "clary-guard", *remove],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={name: value for name, value in os.environ.items() if name != processes.HOST_ID_VARIABLE},
+    )
+
+
+def _remove(engine: Engine, names: list[str]) -> None:
+    """Remove containers at once, running or not. A second try is for one that was being made."""
+    at_once = () if engine.is_docker else ("--time", "0")
+    for _ in range(2):
+        if not names:
+            return
+        with suppress(EngineError):
+            engine.call("rm", "--force", *at_once, *names)
+            return
+
+
+def _where(engine: Engine, name: str) -> tuple[int, int | None]:
+    """The program's first process, and the port of this machine's loopback that leads to the container's."""
+    shown = engine.call("inspect", "--format", "{{.State.Pid}} {{json .NetworkSettings.Ports}}", name)
+    pid, _, ports = shown.partition(" ")
+    bound = (json.loads(ports) or {}).get(f"{PORT}/tcp") or []
+    return int(pid), int(bound[0]["HostPort"]) if bound else None
+
+
+def _write_mark(folder: Path, engine: Engine) -> None:
+    part = folder / f"{_MARK}.part"
+    words = {"program": engine.program, "options": engine.options, "create_options": engine.create_options}
+    part.write_text(json.dumps(words))
+    part.replace(folder / _MARK)
+
+
+def _whole(value: str | list[str]) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(error: EngineError) -> str:
+    """What the engine said, without the names of the programs through which it came."""
+    text = str(error).removeprefix("Error: ")
+    for mark in ("error during container init: ", "unable to start container process: "):
+        text = text.rpartition(mark)[2] or text
+    return text.removesuffix(": OCI runtime attempted to invoke a command that was not found")

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ SOURCE = Path(__file__).with_name("own_image.c")
 HOME = Path.home() / ".cache" / "clary-test-images-oci"  # keeps which engine works here
 
 
-@lru_cache(maxsize=1)
+@cache
 def engine() -> Engine:
     """The engine that runs containers here; skips the test where there is none."""
     try:
@@ -29,18 +29,19 @@ def engine() -> Engine:
         pytest.skip(f"needs podman or docker: {error}")
 
 
-@lru_cache(maxsize=1)
 def own_image() -> str:
     """The image's name in the store, where it stays between runs. It answers for several models too."""
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
-    return _image(f"localhost/clary-test-own:{digest}", (f"LABEL {MULTI_MODELS}=true", f"LABEL {BIND_TO_PORT}=true"))
+    return _image("own", (f"LABEL {MULTI_MODELS}=true", f"LABEL {BIND_TO_PORT}=true"))
 
 
-@lru_cache(maxsize=1)
 def plain_image() -> str:
     """The same without the labels by which an image says what it can."""
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
-    return _image(f"localhost/clary-test-plain:{digest}", ())
+    return _image("plain", ())
+
+
+def somebodys_image() -> str:
+    """The same with a user who is not root."""
+    return _image("somebodys", ("USER 1234",))
 
 
 def containers_of(host_id: str) -> list[str]:
@@ -48,8 +49,10 @@ def containers_of(host_id: str) -> list[str]:
     return engine().call("ps", "--all", "--quiet", "--filter", f"label=clary.host={host_id}").split()
 
 
-def _image(name: str, changes: tuple[str, ...]) -> str:
+@cache
+def _image(kind: str, changes: tuple[str, ...]) -> str:
     program = engine()
+    name = f"localhost/clary-test-{kind}:{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]}"
     if subprocess.run(program.command("image", "inspect", name), capture_output=True, check=False).returncode == 0:
         return name
     if shutil.which("gcc") is None:

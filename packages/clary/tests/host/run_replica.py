@@ -45,7 +45,8 @@ def fetch(source: ModelSource, access: StoreAccess, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    patience = Patience(between_pings=0.2, hung=1.0, settle=0.1, stop=5.0, restarts=(0.05, 0.05), ping=0.5)
+    stop = float(os.environ.get("TEST_STOP_SECONDS", "5"))
+    patience = Patience(between_pings=0.2, hung=1.0, settle=0.1, stop=stop, restarts=(0.05, 0.05), ping=0.5)
     serve_replica(Path(sys.argv[1]), prepare, fetch, patience)
     sys.stdout.flush()
     os._exit(0)

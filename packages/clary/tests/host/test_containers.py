@@ -97,6 +97,12 @@ def test_a_request_s_variables_win_over_the_image_s_and_are_no_secret_on_the_com
     assert host.server.wait_for_ending().cause == "Stopped"
 
 
+def test_an_image_with_a_user_of_its_own_may_write_its_results(make_job: Callable[..., Any], tmp_path: Path) -> None:
+    host = make_job(image=own_image.somebodys_image())
+    assert host.run().cause == "Completed", host.server.messages
+    assert (tmp_path / "results-job" / "model" / "name").read_text() == "nobody"
+
+
 def test_a_failure_is_told_with_its_exit_code_and_its_file(make_job: Callable[..., Any]) -> None:
     ending = make_job("fail").run()
     assert (ending.cause, ending.exit_code, ending.failure_text) == ("ScriptFailed", 3, "the data has no labels")
@@ -211,7 +217,7 @@ class Replica:
         with (folder / "supervisor.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(SUPERVISOR), str(folder)],
-                env=os.environ | {"CLARY_HOST_ID": spec.host_id},
+                env=os.environ | {"CLARY_HOST_ID": spec.host_id, "TEST_STOP_SECONDS": "1.5"},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -29,7 +29,7 @@ def options(plan: Plan, image: OwnImage) -> list[str]:
     spec, engine = plan.spec, image.engine
     words = [*engine.create_options, "--hostname", spec.host, "--pull", "never", "--log-driver", "none"]
     words += ["--no-healthcheck", "--security-opt", "label=disable", "--pids-limit", "-1"]
-    words += [*_limits(plan), *_network(plan), *_mounts(plan), *_gpus(plan, image), *_variables(plan)]
+    words += [*_limits(plan, image), *_network(plan), *_mounts(plan), *_gpus(plan, image), *_variables(plan)]
     entrypoint, arguments = spec.entrypoint, spec.arguments
     if not entrypoint and not arguments:
         arguments = ("train",)
@@ -62,12 +62,13 @@ def _variables(plan: Plan) -> list[str]:
     return words
 
 
-def _limits(plan: Plan) -> list[str]:
+def _limits(plan: Plan, image: OwnImage) -> list[str]:
     limits = plan.spec.limits
     memory = str(limits.memory_bytes)
     cpus = min(limits.cpus, float(os.cpu_count() or 1))
     shared = str(limits.memory_bytes // 2)  # as the kernel has it for a whole machine; engines give 64 MB
-    return ["--memory", memory, "--memory-swap", memory, "--cpus", f"{cpus:g}", "--shm-size", shared]
+    wanted = {"--memory": memory, "--memory-swap": memory, "--cpus": f"{cpus:g}"}
+    return ["--shm-size", shared, *(word for limit in image.engine.limits for word in (limit, wanted[limit]))]
 
 
 def _network(plan: Plan) -> list[str]:

@@ -14,20 +14,27 @@ import secrets
 import signal
 import subprocess
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clary.host import container_link, processes
 from clary.host.container_memory import Accounts
 from clary.host.container_options import PORT, client_environment, options
 from clary.host.network import loopback_ports
-from clary.host.sandbox import SOCKET_NAME, Plan, Running, Sandbox, SandboxError
+from clary.host.sandbox import SOCKET_NAME, Plan, Running, Sandbox, SandboxError, passed_on
 from clary.images.engine import Engine, EngineError
 from clary.images.own import OwnImage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clary.host.layout import HostFolder
 
 HOST_LABEL = "clary.host"
 
 _MARK = "engine.json"
+_PORT_TAKEN = ("address already in use", "port is already allocated")  # since the engine chose it
 
 
 class Container(Sandbox):
@@ -36,7 +43,7 @@ class Container(Sandbox):
     def __init__(self) -> None:
         self._name = ""
         self._engine: Engine | None = None
-        self._closers: list[Any] = []
+        self._closers: list[Callable[[], None]] = []
         self._guard: subprocess.Popen[bytes] | None = None
 
     def start(self, plan: Plan) -> Running:
@@ -44,9 +51,22 @@ class Container(Sandbox):
         image = plan.image
         assert isinstance(image, OwnImage)
         engine = self._engine = image.engine
-        spec = plan.spec
-        self._name = f"clary-{spec.host_id}-{secrets.token_hex(3)}"
         _write_mark(plan.folder.root, engine)
+        _let_anybody_write(plan.folder)
+        try:
+            try:
+                return self._try(plan, image)
+            except EngineError as error:
+                if not any(words in str(error) for words in _PORT_TAKEN):
+                    raise
+                return self._try(plan, image)
+        except EngineError as error:
+            said = f"{engine.name} could not start the image {plan.spec.image}: {_plain(error)}"
+            raise SandboxError(said) from error
+
+    def _try(self, plan: Plan, image: OwnImage) -> Running:
+        engine, spec = image.engine, plan.spec
+        self._name = f"clary-{spec.host_id}-{secrets.token_hex(3)}"
         self._guard = _guard(engine, self._name)
         try:
             words = ("--name", self._name, "--label", f"{HOST_LABEL}={spec.host_id}")
@@ -54,9 +74,9 @@ class Container(Sandbox):
             if not engine.is_docker:
                 engine.call("init", self._name, folder=plan.folder.root)
             return self._begin(plan, engine)
-        except EngineError as error:
+        except EngineError:
             self._remove()
-            raise SandboxError(f"{engine.name} could not start the image {spec.image}: {_plain(error)}") from error
+            raise
 
     def main_process(self, running: Running) -> int | None:
         """The program's first process; None where it is another user's, so that the client passes signals on."""
@@ -120,7 +140,7 @@ class Container(Sandbox):
         spec, rootless = plan.spec, engine.is_rootless
         try:
             if not spec.network_isolation and plan.network_namespace is None:
-                ports = loopback_ports(spec.environment.values())
+                ports = loopback_ports((*spec.environment.values(), *passed_on().values()))
                 self._closers += container_link.let_out(main, ports, rootless=rootless)
             elif spec.network_isolation and plan.sockets is not None:
                 socket = plan.sockets / SOCKET_NAME
@@ -156,7 +176,7 @@ def remove_all(folder: Path, host_id: str) -> None:
     """
     for mark in (folder / _MARK, *folder.glob(f"containers/*/{_MARK}")):
         try:
-            engine = Engine(**{name: _whole(value) for name, value in json.loads(mark.read_bytes()).items()})
+            engine = Engine.read(json.loads(mark.read_bytes()))
         except OSError:
             continue
         with suppress(EngineError):
@@ -166,7 +186,7 @@ def remove_all(folder: Path, host_id: str) -> None:
 
 def _guard(engine: Engine, name: str) -> subprocess.Popen[bytes]:
     """A shell that reads from us until we are gone, and then removes the container."""
-    remove = engine.command("rm", "--force", name)
+    remove = engine.command(*_removing(engine), name)
     return subprocess.Popen(
         ["/bin/sh", "-c", 'trap "" HUP INT TERM; read _; exec "$@" >/dev/null 2>&1', "clary-guard", *remove],
         stdin=subprocess.PIPE,
@@ -179,13 +199,16 @@ def _guard(engine: Engine, name: str) -> subprocess.Popen[bytes]:
 
 def _remove(engine: Engine, names: list[str]) -> None:
     """Remove containers at once, running or not. A second try is for one that was being made."""
-    at_once = () if engine.is_docker else ("--time", "0")
     for _ in range(2):
         if not names:
             return
         with suppress(EngineError):
-            engine.call("rm", "--force", *at_once, *names)
+            engine.call(*_removing(engine), *names)
             return
+
+
+def _removing(engine: Engine) -> tuple[str, ...]:
+    return ("rm", "--force") if engine.is_docker else ("rm", "--force", "--time", "0")
 
 
 def _where(engine: Engine, name: str) -> tuple[int, int | None]:
@@ -196,15 +219,18 @@ def _where(engine: Engine, name: str) -> tuple[int, int | None]:
     return int(pid), int(bound[0]["HostPort"]) if bound else None
 
 
+def _let_anybody_write(folder: HostFolder) -> None:
+    """An image may run its program as another user than root."""
+    written = (folder.opt_ml, folder.model, folder.output_data.parent, folder.output_data, folder.opt_ml / "code")
+    for path in (*written, folder.checkpoints, *folder.opt_ml.glob("checkpoints")):
+        if path.is_dir():
+            path.chmod(0o777)
+
+
 def _write_mark(folder: Path, engine: Engine) -> None:
     part = folder / f"{_MARK}.part"
-    words = {"program": engine.program, "options": engine.options, "create_options": engine.create_options}
-    part.write_text(json.dumps(words))
+    part.write_text(json.dumps(asdict(engine)))
     part.replace(folder / _MARK)
-
-
-def _whole(value: str | list[str]) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(error: EngineError) -> str:

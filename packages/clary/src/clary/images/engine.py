@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import tarfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ _TRIAL_PROGRAM = "trial"
 _CALL_SECONDS = 120.0
 _RUNTIMES = ("runc", "crun")
 _MOST_PROCESSES = 32_768
+# What a machine's control groups may not let anybody set, or not those who are not root.
+_LIMITS = (("--memory", "--memory-swap", "--cpus"), ("--memory", "--cpus"), ("--memory",), ())
 
 
 class EngineError(Exception):
@@ -56,11 +58,21 @@ class Wish:
 
 @dataclass(frozen=True)
 class Engine:
-    """A program that runs containers here, and the words without which it would not."""
+    """A program that runs containers here, and the words without which it would not.
+
+    `options` come before its command, `create_options` after `create`; `limits` are those that it can set here.
+    """
 
     program: str
     options: tuple[str, ...] = ()
     create_options: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ("--memory", "--memory-swap", "--cpus")
+
+    @staticmethod
+    def read(written: Mapping[str, Any]) -> Engine:
+        """The engine that `asdict` made `written` of, through JSON."""
+        options, create_options = tuple(written["options"]), tuple(written["create_options"])
+        return Engine(str(written["program"]), options, create_options, tuple(written["limits"]))
 
     @property
     def name(self) -> str:
@@ -139,8 +151,7 @@ def find(home: Path, wish: Wish | None = None) -> Engine:
     record = _read(home)
     wish = wish or Wish(**record.get("wish", {}))
     if record.get("wish") == asdict(wish) and record.get("boot") == _boot():
-        kept = record["engine"]
-        engine = Engine(kept["program"], tuple(kept["options"]), tuple(kept["create_options"]))
+        engine = Engine.read(record["engine"])
         if record.get("changed") == _changed(engine.program):
             return engine
     engine = _try_all(wish)
@@ -176,13 +187,14 @@ def _working(engine: Engine) -> Engine:
         except EngineError as error:
             raise EngineError(f"it stores no image: {error}") from error
     first: EngineError | None = None
-    for candidate in _candidates(engine):
-        try:
-            _make_container(candidate)
-        except EngineError as error:
-            first = first or error
-        else:
-            return candidate
+    for limits in _LIMITS:
+        for candidate in _candidates(engine):
+            try:
+                _make_container(replace(candidate, limits=limits))
+            except EngineError as error:
+                first = first or error
+            else:
+                return replace(candidate, limits=limits)
     assert first is not None
     raise first
 
@@ -192,13 +204,13 @@ def _candidates(engine: Engine) -> Iterator[Engine]:
     runtimes: list[tuple[str, ...]] = [()]
     if not engine.is_docker:
         runtimes += [("--runtime", name) for name in _RUNTIMES if shutil.which(name)]
-    for limits in ((), _limits(resource.getrlimit(resource.RLIMIT_NOFILE)[1], _MOST_PROCESSES), _limits(1024, 4096)):
+    for bounds in ((), _bounds(resource.getrlimit(resource.RLIMIT_NOFILE)[1], _MOST_PROCESSES), _bounds(1024, 4096)):
         for runtime in runtimes:
-            if runtime or limits:
-                yield Engine(engine.program, engine.options + runtime, engine.create_options + limits)
+            if runtime or bounds:
+                yield Engine(engine.program, engine.options + runtime, engine.create_options + bounds)
 
 
-def _limits(files: int, processes: int) -> tuple[str, ...]:
+def _bounds(files: int, processes: int) -> tuple[str, ...]:
     """Root's containers are given more open files and processes than root without CAP_SYS_RESOURCE may grant."""
     return ("--ulimit", f"nofile={files}:{files}", "--ulimit", f"nproc={processes}:{processes}")
 
@@ -206,8 +218,9 @@ def _limits(files: int, processes: int) -> tuple[str, ...]:
 def _make_container(engine: Engine) -> None:
     """Make a container up to the moment at which its program would begin."""
     name = f"clary-trial-{secrets.token_hex(6)}"
-    words = ("--name", name, "--network", "none", "--entrypoint", f"/{_TRIAL_PROGRAM}")
-    engine.call("create", *engine.create_options, *words, _TRIAL_IMAGE)
+    words = ("--name", name, "--network", "none", "--pids-limit", "-1", "--entrypoint", f"/{_TRIAL_PROGRAM}")
+    limits = [word for limit in engine.limits for word in (limit, "1" if limit == "--cpus" else str(2**26))]
+    engine.call("create", *engine.create_options, *words, *limits, _TRIAL_IMAGE)
     try:
         if engine.is_docker:
             engine.call("start", name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 import subprocess
 import tarfile
@@ -17,14 +18,15 @@ from clary.images.engine import Engine, EngineUnavailable, Wish, find
 from clary.images.own import BIND_TO_PORT, MULTI_MODELS
 
 SOURCE = Path(__file__).with_name("own_image.c")
-HOME = Path.home() / ".cache" / "clary-test-images-oci"  # keeps which engine works here
+_ENGINE = os.environ.get("CLARY_TEST_ENGINE", "")  # for instance "docker"; empty: what works here
+HOME = Path.home() / ".cache" / "clary-test-images-oci" / (_ENGINE.replace("/", "-") or "any")  # keeps which works
 
 
 @cache
 def engine() -> Engine:
     """The engine that runs containers here; skips the test where there is none."""
     try:
-        return find(HOME, Wish())
+        return find(HOME, Wish(_ENGINE))
     except EngineUnavailable as error:
         pytest.skip(f"needs podman or docker: {error}")
 

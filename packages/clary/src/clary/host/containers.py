@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 HOST_LABEL = "clary.host"
 
 _MARK = "engine.json"
+_START_SECONDS = 60.0
 _PORT_TAKEN = ("address already in use", "port is already allocated")  # since the engine chose it
 
 
@@ -43,6 +45,7 @@ class Container(Sandbox):
     def __init__(self) -> None:
         self._name = ""
         self._engine: Engine | None = None
+        self._folder: HostFolder | None = None
         self._closers: list[Callable[[], None]] = []
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -50,7 +53,8 @@ class Container(Sandbox):
         """Make the container and start its program; raises `SandboxError` with what the engine said."""
         image = plan.image
         assert isinstance(image, OwnImage)
-        engine = self._engine = image.engine
+        engine, self._folder = image.engine, plan.folder
+        self._engine = engine
         _write_mark(plan.folder.root, engine)
         _let_anybody_write(plan.folder)
         try:
@@ -106,18 +110,27 @@ class Container(Sandbox):
         return ""
 
     def clean(self, running: Running) -> None:
-        """Remove the container."""
+        """Remove the container, and make its files ours where its users are not."""
         self._remove()
+        if self._engine is not None and self._engine.is_rootless and self._folder is not None:
+            with suppress(EngineError):
+                self._engine.call("unshare", "chown", "--recursive", "0:0", str(self._folder.opt_ml))
 
     def _begin(self, plan: Plan, engine: Engine) -> Running:
         """Start the program of a container that is made, and reach into it: before that where the engine can."""
-        running: Running | None = None
-        if engine.is_docker:
-            running = self._attach(engine)
-        main, port = _where(engine, self._name)
+        started = self._attach(engine) if engine.is_docker else None
+        try:
+            main, port = _where(engine, self._name)
+        except EngineError:
+            if started is not None:
+                started.process.wait()
+                os.close(started.output)
+            raise
+        if main == 0:  # it has ended already
+            return started or self._attach(engine)
         notices = self._link(plan, engine, main)
         accounts = Accounts.of(main, plan.spec.limits.memory_bytes, self._was_out_of_memory)
-        running = running or self._attach(engine)
+        running = started or self._attach(engine)
         running.root, running.group, running.notices = main, accounts, notices
         running.address = f"127.0.0.1:{port}" if port else None
         return running
@@ -146,6 +159,8 @@ class Container(Sandbox):
                 socket = plan.sockets / SOCKET_NAME
                 self._closers.append(container_link.let_in(main, socket, PORT, rootless=rootless))
         except container_link.NoLink as error:
+            if not Path(f"/proc/{main}").exists():  # of a daemon's: it began before it could be linked, and has ended
+                return []
             return [f"This container cannot reach Clary: its network could not be entered ({error})."]
         return []
 
@@ -212,11 +227,20 @@ def _removing(engine: Engine) -> tuple[str, ...]:
 
 
 def _where(engine: Engine, name: str) -> tuple[int, int | None]:
-    """The program's first process, and the port of this machine's loopback that leads to the container's."""
-    shown = engine.call("inspect", "--format", "{{.State.Pid}} {{json .NetworkSettings.Ports}}", name)
-    pid, _, ports = shown.partition(" ")
-    bound = (json.loads(ports) or {}).get(f"{PORT}/tcp") or []
-    return int(pid), int(bound[0]["HostPort"]) if bound else None
+    """The program's first process, and the port of this machine's loopback that leads to the container's.
+
+    The process is 0 where the program has ended. A daemon is waited for until it has started the container.
+    """
+    form = "{{json .State}}\n{{json .NetworkSettings.Ports}}"
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        state, ports = (json.loads(line) or {} for line in engine.call("inspect", "--format", form, name).splitlines())
+        if state["Pid"] or state["Status"] in ("exited", "dead"):
+            bound = ports.get(f"{PORT}/tcp") or []
+            return state["Pid"], int(bound[0]["HostPort"]) if bound else None
+        if state.get("Error") or time.monotonic() > deadline:
+            raise EngineError(state.get("Error") or f"the container had not started after {_START_SECONDS:g} seconds")
+        time.sleep(0.02)
 
 
 def _let_anybody_write(folder: HostFolder) -> None:
@@ -235,7 +259,7 @@ def _write_mark(folder: Path, engine: Engine) -> None:
 
 def _plain(error: EngineError) -> str:
     """What the engine said, without the names of the programs through which it came."""
-    text = str(error).removeprefix("Error: ")
+    text = str(error)
     for mark in ("error during container init: ", "unable to start container process: "):
         text = text.rpartition(mark)[2] or text
     return text.removesuffix(": OCI runtime attempted to invoke a command that was not found")

@@ -128,7 +128,11 @@ class Engine:
             raise EngineError(f"{self.name} {words[0]}: {error}") from error
         if done.returncode:
             said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            raise EngineError(said[-1] if said else f"{self.name} {words[0]} ended with code {done.returncode}")
+            raise EngineError(
+                said[-1].removeprefix("Error: ")
+                if said
+                else f"{self.name} {words[0]} ended with code {done.returncode}"
+            )
         return done.stdout.decode("utf-8", "replace").strip()
 
     def version(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,13 @@ def test_an_estimator_shows_the_log_and_metrics_of_the_user_s_container(said: st
 
 def test_what_it_trained_is_deployed_in_the_same_image(said: str) -> None:
     assert "predicted: flowers rose" in said
+
+
+def test_images_of_one_s_own_are_listed(server: Server, said: str) -> None:
+    assert said
+    listed = json.loads(server.clary("images", "ls", "--json").stdout)
+    assert own_image.plain_image() in [image["name"] for image in listed if image["framework"] == "own"]
+    assert own_image.plain_image() in server.clary("images", "ls").stderr.replace("\n", "")
 
 
 def test_doctor_says_which_engine_runs_such_images(server: Server) -> None:

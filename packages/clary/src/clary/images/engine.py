@@ -128,11 +128,8 @@ class Engine:
             raise EngineError(f"{self.name} {words[0]}: {error}") from error
         if done.returncode:
             said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            raise EngineError(
-                said[-1].removeprefix("Error: ")
-                if said
-                else f"{self.name} {words[0]} ended with code {done.returncode}"
-            )
+            no_word = f"{self.name} {words[0]} ended with code {done.returncode}"
+            raise EngineError(said[-1].removeprefix("Error: ") if said else no_word)
         return done.stdout.decode("utf-8", "replace").strip()
 
     def version(self) -> str:
@@ -165,6 +162,11 @@ def find(home: Path, wish: Wish | None = None) -> Engine:
     part.write_text(json.dumps(made))
     part.replace(home / _RECORD)
     return engine
+
+
+def has_been_tried(home: Path) -> bool:
+    """Whether an image of the user's own was ever asked for."""
+    return (home / _RECORD).exists()
 
 
 def _try_all(wish: Wish) -> Engine:

@@ -116,7 +116,7 @@ def list_own(home: Path, wish: Wish | None = None) -> list[OwnImage]:
     """The images of the engine's store that have names; raises `EngineUnavailable` or `EngineError`."""
     engine = find(home, wish)
     return [
-        OwnImage(uri=name, name=name, id=identity, engine=engine)
+        OwnImage(uri=name, name=name, id=identity.removeprefix("sha256:"), engine=engine)
         for name, _, identity in _rows(engine)
         if "/clary-trial" not in name
     ]

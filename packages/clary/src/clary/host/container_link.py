@@ -41,13 +41,16 @@ def let_out(pid: int, ports: Iterable[int], *, rootless: bool) -> list[Callable[
     with ours, theirs:
         ours.settimeout(_SECONDS)
         words = ["listen", str(theirs.fileno()), *map(str, wanted)]
-        inside = subprocess.Popen(
-            _entering(pid, words, rootless=rootless),
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        try:
+            inside = subprocess.Popen(
+                _entering(pid, words, rootless=rootless),
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
+        except OSError as error:  # util-linux's programs are not there
+            raise NoLink(str(error)) from error
         theirs.close()
         try:
             _, files, _, _ = socket.recv_fds(ours, 1, len(wanted))
@@ -75,11 +78,14 @@ def let_in(pid: int, path: Path, port: int, *, rootless: bool) -> Callable[[], N
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(128)
-        inside = subprocess.Popen(
-            _entering(pid, ["serve", str(listener.fileno()), str(port)], rootless=rootless),
-            pass_fds=(listener.fileno(),),
-            stdin=subprocess.DEVNULL,
-        )
+        try:
+            inside = subprocess.Popen(
+                _entering(pid, ["serve", str(listener.fileno()), str(port)], rootless=rootless),
+                pass_fds=(listener.fileno(),),
+                stdin=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise NoLink(str(error)) from error
 
     def close() -> None:
         inside.kill()

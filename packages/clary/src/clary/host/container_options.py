@@ -18,8 +18,10 @@ PORT = 8080  # on which every serving container listens: each has a network of i
 
 # What would change what the engine itself does goes on the command line; everything else, keys among it, does not.
 _OF_THE_ENGINE = re.compile(
-    r"(?i)(.*_proxy|LD_.*|PATH|HOME|USER|TMPDIR|TZ|LANG|LC_.*|XDG_.*|CONTAINER.*|DOCKER_.*|PODMAN.*|BUILDAH.*|REGISTR.*"
-    r"|STORAGE_.*|GO.*|SSL_.*|DBUS_.*|NOTIFY_SOCKET|LISTEN_.*|CNI_.*|NETAVARK.*|SHELL|_.*)"
+    r"PATH|HOME|USER|SHELL|TMPDIR|TZ|LANG|LC_.*|LD_.*|XDG_.*|DBUS_.*|NOTIFY_SOCKET|LISTEN_.*|SSL_CERT_.*"
+    r"|_?CONTAINERS?_.*|_OCI_.*|PODMAN_.*|BUILDAH_.*|STORAGE_.*|REGISTR(Y|IES)_.*|NETAVARK_.*|CNI_.*"
+    r"|DOCKER_(HOST|CONFIG|CONTEXT|TLS.*|CERT_PATH|API_VERSION|CLI.*|DEFAULT_PLATFORM|CONTENT_TRUST.*)"
+    r"|GO(DEBUG|MAXPROCS|GC|MEMLIMIT|TRACEBACK)"
 )
 _PATHS_OUTSIDE = {"PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_FIND_LINKS"}
 

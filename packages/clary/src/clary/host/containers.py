@@ -83,12 +83,14 @@ class Container(Sandbox):
             raise
 
     def main_process(self, running: Running) -> int | None:
-        """The program's first process; None where it is another user's, so that the client passes signals on."""
-        with suppress(OSError):
-            if running.root and Path(f"/proc/{running.root}").stat().st_uid in (os.geteuid(), 0):
-                os.kill(running.root, 0)
-                return running.root
-        return None
+        """The program's first process; None where we may not signal it, so that the client passes signals on."""
+        if running.root is None:
+            return None
+        try:
+            os.kill(running.root, 0)
+        except OSError:
+            return None
+        return running.root
 
     def kill(self, running: Running) -> None:
         """End the container at once: with its first process the kernel ends all others."""
@@ -96,7 +98,7 @@ class Container(Sandbox):
         try:
             os.kill(running.root or running.process.pid, signal.SIGKILL)
         except ProcessLookupError:
-            return
+            processes.send(running.process.pid, signal.SIGKILL)  # a client that has not noticed
         except PermissionError:
             with suppress(EngineError):
                 self._engine.call("kill", "--signal", "KILL", self._name)
@@ -152,16 +154,17 @@ class Container(Sandbox):
     def _link(self, plan: Plan, engine: Engine, main: int) -> list[str]:
         spec, rootless = plan.spec, engine.is_rootless
         try:
-            if not spec.network_isolation and plan.network_namespace is None:
-                ports = loopback_ports((*spec.environment.values(), *passed_on().values()))
-                self._closers += container_link.let_out(main, ports, rootless=rootless)
-            elif spec.network_isolation and plan.sockets is not None:
+            if spec.network_isolation and plan.sockets is not None:
                 socket = plan.sockets / SOCKET_NAME
                 self._closers.append(container_link.let_in(main, socket, PORT, rootless=rootless))
+            elif not spec.network_isolation and plan.network_namespace is None:
+                ports = loopback_ports((*spec.environment.values(), *passed_on().values()))
+                self._closers += container_link.let_out(main, ports, rootless=rootless)
         except container_link.NoLink as error:
             if not Path(f"/proc/{main}").exists():  # of a daemon's: it began before it could be linked, and has ended
                 return []
-            return [f"This container cannot reach Clary: its network could not be entered ({error})."]
+            what = "cannot be reached" if spec.network_isolation else "cannot reach Clary"
+            return [f"This container {what}: its network could not be entered ({error})."]
         return []
 
     def _was_out_of_memory(self) -> bool:

@@ -7,7 +7,6 @@ other words (another runtime, limits that the kernel lets us set).
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import resource
@@ -15,7 +14,6 @@ import secrets
 import shlex
 import shutil
 import subprocess
-import tarfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -242,6 +240,9 @@ def _make_container(engine: Engine) -> None:
 
 def _nearly_nothing() -> bytes:
     """An archive with one empty file that may be executed."""
+    import io
+    import tarfile
+
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         file = tarfile.TarInfo(_TRIAL_PROGRAM)

@@ -26,6 +26,7 @@ HOME = Path.home() / ".cache" / "clary-test-images-oci" / (_ENGINE.replace("/", 
 def engine() -> Engine:
     """The engine that runs containers here; skips the test where there is none."""
     try:
+        HOME.mkdir(parents=True, exist_ok=True)
         return find(HOME, Wish(_ENGINE))
     except EngineUnavailable as error:
         pytest.skip(f"needs podman or docker: {error}")

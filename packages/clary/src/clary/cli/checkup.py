@@ -1,4 +1,7 @@
-"""The checks of `clary doctor`: each looks at one thing and answers a `Finding`. None changes anything."""
+"""The checks of `clary doctor`: each looks at one thing and answers a `Finding`. None changes anything.
+
+What containers need here is found out by making one, and is kept beside the images.
+"""
 
 from __future__ import annotations
 

@@ -137,6 +137,7 @@ class _Replica:
         self._sockets, self._control, self._reporter, self._patience = sockets, control, reporter, patience
         self._several = len(spec.containers) > 1
         self._addresses: dict[str, str | None] = dict.fromkeys(container.hostname for container in spec.containers)
+        self._roots: dict[int, int] = {}  # of containers that are not below this process
         self._changing = threading.Lock()
         self._endings: list[Ending] = []
         needed = self._several or any(container.mode == "MultiModel" for container in spec.containers)
@@ -193,9 +194,13 @@ class _Replica:
         if not self._several:
             return ServingProcess(plan, chosen, self._control, self._reporter.log, self._reporter.measure)
         log = partial(self._log, f"[{container.hostname}] ")
-        return ServingProcess(
-            plan, chosen, self._control, log, self._reporter.measure if number == 0 else None, os.getpid()
+        measure = self._reporter.measure if number == 0 else None
+        process = ServingProcess(
+            plan, chosen, self._control, log, measure, os.getpid(), lambda: tuple(self._roots.values())
         )
+        if process.root is not None:
+            self._roots[number] = process.root
+        return process
 
     def _log(self, prefix: str, lines: Sequence[Line]) -> None:
         self._reporter.log([(at, prefix + text) for at, text in lines])

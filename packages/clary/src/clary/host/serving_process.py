@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clary.host import processes
@@ -33,8 +33,8 @@ class ServingProcess:
         sandbox: in what.
         control: told of the command's end.
         log: told its output.
-        measure: told what is used by the whole tree below `measured`, a process id; by the command's where that is
-            None. No `measure`: another container's run measures for all.
+        measure: told what is used by the whole tree below `measured`, a process id, and below `others`; by the
+            command's where that is None. No `measure`: another container's run measures for all.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class ServingProcess:
         log: Callable[[Sequence[Line]], None],
         measure: Callable[[list[dict[str, Any]]], None] | None,
         measured: int | None = None,
+        others: Callable[[], Iterable[int]] = tuple,
     ) -> None:
         self._plan, self._sandbox, self._control = plan, sandbox, control
         self.exit_code: int | None = None
@@ -63,9 +64,9 @@ class ServingProcess:
         limits = plan.spec.limits
         self._metrics: InstanceMetrics | None = None
         if measure is not None:
-            self._metrics = InstanceMetrics(
-                measured or self._running.measured, plan.folder, self._group, limits, measure
-            )
+            group = self._group if measured is None else plan.group
+            root = measured or self._running.measured
+            self._metrics = InstanceMetrics(root, plan.folder, group, limits, measure, others)
             self._metrics.start()
         self._watch = Watch(self._running.measured, plan.folder, self._group, limits, self._note_excess)
 
@@ -79,6 +80,11 @@ class ServingProcess:
         """Whether the kernel has killed a process of this run for memory, or it passed the limit."""
         passed = self.excess is not None and self.excess.kind == "memory"
         return passed or self._killed_for_memory or self._group.out_of_memory_kills() > self._kills_before
+
+    @property
+    def root(self) -> int | None:
+        """The command's first process, where it is not below the supervisor."""
+        return self._running.root
 
     @property
     def address(self) -> str | None:

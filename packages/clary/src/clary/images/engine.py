@@ -154,7 +154,9 @@ def find(home: Path, wish: Wish | None = None) -> Engine:
         if record.get("changed") == _changed(engine.program):
             return engine
     engine = _try_all(wish)
-    home.mkdir(parents=True, exist_ok=True)
+    if not home.parent.is_dir():
+        return engine  # `clary doctor` before the first start: there is no place to keep anything yet
+    home.mkdir(exist_ok=True)
     part = home / f"{_RECORD}.{secrets.token_hex(4)}"
     made = {"wish": asdict(wish), "boot": _boot(), "changed": _changed(engine.program), "engine": asdict(engine)}
     part.write_text(json.dumps(made))

@@ -178,7 +178,6 @@ static void serve_one(int connection, const char *method, const char *path, cons
     if (!strncmp(path, "/models", 7)) { serve_models(connection, method, path, body); return; }
     if (!strcmp(body, "die")) _exit(7);
     if (!strcmp(body, "grow")) grow();
-    if (strstr(body, "hold")) { char *held = malloc(100 << 20); if (held) memset(held, 1, 100 << 20); }
     if (!strcmp(body, "clary")) { ask_clary(text); answer(connection, 200, text); return; }
     if (!strcmp(body, "internet")) {
         int reached = connect_to("10.255.255.1", 9);

@@ -49,10 +49,10 @@ class Accounts(ControlGroup):
         return self.memory is not None
 
     def out_of_memory_kills(self) -> int:
-        """How many processes the kernel killed for memory; after the container's end too."""
-        if not self.ended.is_set():
+        """How many processes the kernel killed for memory. To be asked when the container has ended."""
+        if not self.ended.wait(_SECONDS):
             return super().out_of_memory_kills()
-        return max([*self.last_count, int(self.engine_says())])
+        return max(self.last_count, default=0) or int(self.engine_says())
 
     def count_at_end(self, pid: int) -> None:
         """Wait for the end of a process and count at once."""

@@ -79,7 +79,7 @@ def _network(plan: Plan) -> list[str]:
         words = ["--network", f"ns:{plan.network_namespace}"]
         for name, address in plan.hosts.items():
             words += ["--add-host", f"{name}:{address}"]
-        return words
+        return [*words, "--volume", f"{plan.resolv_conf.resolve()}:/etc/resolv.conf:ro"]
     if len(spec.peers) > 1:
         raise SandboxError(
             f"A job with {len(spec.peers)} hosts of the image {spec.image} needs podman, the program ip (iproute2) and "

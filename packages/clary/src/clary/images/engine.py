@@ -150,9 +150,10 @@ def find(home: Path, wish: Wish | None = None) -> Engine:
     record = _read(home)
     wish = wish or Wish(**record.get("wish", {}))
     if record.get("wish") == asdict(wish) and record.get("boot") == _boot():
-        engine = Engine.read(record["engine"])
-        if record.get("changed") == _changed(engine.program):
-            return engine
+        with suppress(KeyError):  # an older version of Clary wrote it
+            engine = Engine.read(record["engine"])
+            if record["changed"] == _changed(engine.program):
+                return engine
     engine = _try_all(wish)
     if not home.parent.is_dir():
         return engine  # `clary doctor` before the first start: there is no place to keep anything yet

@@ -373,13 +373,6 @@ def test_containers_in_series_all_listen_on_the_same_port(make_replica: Callable
     assert "[second] serves on port 8080" in replica.server.messages
 
 
-def test_a_replica_whose_supervisor_is_killed_leaves_no_container(make_replica: Callable[..., Replica]) -> None:
-    replica = make_replica()
-    replica.wait_until_ready()
-    replica.process.kill()
-    _until(lambda: not own_image.containers_of(replica.spec.host_id))
-
-
 def _command_line(pid: int) -> bytes:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     account_id: str = Field(default=DEFAULT_ACCOUNT, pattern=r"^\d{12}$")
     database_url: str | None = None
     stop_grace_seconds: int = Field(default=120, ge=0)  # from SIGTERM to SIGKILL; AWS gives 120
+    container_engine: str = ""  # a program and its options, for instance "podman --runtime runc"; empty: what works
+    container_options: str = ""  # further words of the engine's `create`
     s3_endpoint: str | None = None
     s3_access_key: str | None = None
     s3_secret_key: str | None = None

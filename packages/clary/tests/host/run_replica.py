@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clary.host import image_preparation
 from clary.host.archives import extract
 from clary.host.serving import Patience, serve_replica
 from clary.host.serving_spec import ModelSource
@@ -29,9 +30,11 @@ class FolderImage:
         return self.root / "bin" / "python"
 
 
-def prepare(image: str, images_home: str, progress: Callable[[str], None]) -> FolderImage:
+def prepare(image: str, images_home: str, progress: Callable[[str], None]):
     progress("looking for the image")
-    return FolderImage(Path(image))
+    if image.startswith("/"):
+        return FolderImage(Path(image))
+    return image_preparation.prepare_to_serve(image, images_home, progress)
 
 
 def fetch(source: ModelSource, access: StoreAccess, folder: Path) -> None:
@@ -42,7 +45,8 @@ def fetch(source: ModelSource, access: StoreAccess, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    patience = Patience(between_pings=0.2, hung=1.0, settle=0.1, stop=5.0, restarts=(0.05, 0.05), ping=0.5)
+    stop = float(os.environ.get("TEST_STOP_SECONDS", "5"))
+    patience = Patience(between_pings=0.2, hung=1.0, settle=0.1, stop=stop, restarts=(0.05, 0.05), ping=0.5)
     serve_replica(Path(sys.argv[1]), prepare, fetch, patience)
     sys.stdout.flush()
     os._exit(0)

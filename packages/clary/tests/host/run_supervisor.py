@@ -1,4 +1,7 @@
-"""A supervisor whose image is a folder that is there already, and whose store is the folder beside the host's."""
+"""A supervisor whose image is a folder that is there already, and whose store is the folder beside the host's.
+
+An image that is no path is prepared as a job's is.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clary.host import image_preparation
 from clary.host.layout import HostFolder
 from clary.host.spec import HostSpec
 from clary.host.store_transfers import StoreTransfers
@@ -30,9 +34,9 @@ class FolderImage:
         return self.root / "bin" / "python"
 
 
-def prepare(spec: HostSpec, progress: Callable[[str], None]) -> FolderImage:
+def prepare(spec: HostSpec, progress: Callable[[str], None]):
     progress("looking for the image")
-    return FolderImage(Path(spec.image))
+    return FolderImage(Path(spec.image)) if spec.image.startswith("/") else image_preparation.prepare(spec, progress)
 
 
 class FolderTransfers:

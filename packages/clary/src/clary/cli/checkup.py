@@ -1,4 +1,7 @@
-"""The checks of `clary doctor`: each looks at one thing and answers a `Finding`. None changes anything."""
+"""The checks of `clary doctor`: each looks at one thing and answers a `Finding`. None changes anything.
+
+What containers need here is found out by making one, and is kept beside the images.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,7 @@ def examine(home: Path) -> list[Finding]:
         framework_pythons,
         bubblewrap,
         user_namespaces,
+        lambda: containers(home),
         network_namespaces,
         cgroups,
         gpu,
@@ -121,6 +125,21 @@ def user_namespaces() -> Finding:
     cost = "bubblewrap cannot make sandboxes without root"
     mend = "sudo sysctl -w kernel.unprivileged_userns_clone=1"
     return Finding("user namespaces", "missing", "not allowed", cost, mend)
+
+
+def containers(home: Path) -> Finding:
+    from clary.images.engine import EngineUnavailable, Wish, find
+    from clary.settings import Settings
+
+    settings = Settings()
+    try:
+        engine = find(home / "images", Wish(settings.container_engine, settings.container_options))
+    except EngineUnavailable as error:
+        cost = "images of your own cannot run; framework images can"
+        mend = _install("podman") if shutil.which("podman") is None else ""
+        return Finding("containers", "missing", str(error), cost, mend)
+    words = " ".join((*engine.options, *engine.create_options))
+    return Finding("containers", "ok", engine.version() + (f", which works here with {words}" if words else ""))
 
 
 def network_namespaces() -> Finding:

@@ -14,7 +14,10 @@ from clary.cli.options import HomeOption, JsonOption, resolve_home
 from clary.cli.output import CliError, emit_json, say, stderr, stdout
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clary.images.errors import ImageError
+    from clary.images.own import OwnImage
     from clary.images.store import StoredImage
 
 app = typer.Typer(help="Framework environments: list, build and remove them.", no_args_is_help=True)
@@ -26,13 +29,16 @@ _MEBIBYTES = {"K": 1 / 1024, "M": 1.0, "G": 1024.0}
 
 @app.command("ls")
 def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List the images that are built."""
+    """List the images that are built, and those of your own that can run."""
     from clary.images.store import list_images
 
     images = list_images(resolve_home(home) / "images")
+    own = _own_images(resolve_home(home) / "images")
     if as_json:
-        emit_json([_as_data(image) for image in images])
+        emit_json([*(_as_data(image) for image in images), *(_own_as_data(image) for image in own)])
         return
+    if own:
+        say(f"Your own, in {own[0].engine.name}'s store: {', '.join(image.name for image in own)}.")
     if not images:
         say("No images are built yet. A job builds the one it needs; `clary images pull IMAGE` builds it beforehand.")
         return
@@ -165,6 +171,24 @@ def _step(message: str) -> str:
     if message.startswith("Prepared"):
         return "installing"
     return "compiling" if message.startswith("Installed") else "trying it"
+
+
+def _own_images(images_home: Path) -> list[OwnImage]:
+    """Those that the engine has; none where nobody has ever asked for one, as finding an engine takes a while."""
+    from clary.images.engine import EngineError, EngineUnavailable, has_been_tried
+    from clary.images.own import list_own
+
+    if not has_been_tried(images_home):
+        return []
+    try:
+        return list_own(images_home)
+    except (EngineUnavailable, EngineError) as error:
+        say(f"Your own images cannot be listed: {error}.")
+        return []
+
+
+def _own_as_data(image: OwnImage) -> dict[str, Any]:
+    return {"name": image.name, "image": image.uri, "framework": "own", "engine": image.engine.name, "id": image.id}
 
 
 def _as_data(image: StoredImage) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from clary.cluster.base import HostState, Node, Placement, Resources
 from clary.cluster.machine import machine_resources
 from clary.cluster.packing import pack
 from clary.cluster.processes import ProcessIdentity, identify, is_alive, kill_tree, pids_with_environment
-from clary.host import limits, network
+from clary.host import containers, limits, network
 from clary.host.processes import HOST_ID_VARIABLE
 from clary.host.serving_spec import AnySpec
 from clary.host.spec import HostReport
@@ -106,6 +106,7 @@ class LocalCluster:
             host.identity, lambda: pids_with_environment(f"{HOST_ID_VARIABLE}={host.host_id}"), _KILL_SECONDS
         )
         self._reap(host.pid)
+        containers.remove_all(Path(host.folder), host.host_id)
         limits.remove(host.host_id)
         if left:
             raise OSError(f"Processes {sorted(left)} of host {host.host_id} do not die; look at them with `ps -l`.")

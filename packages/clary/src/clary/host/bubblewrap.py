@@ -11,6 +11,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 from contextlib import suppress
 from functools import lru_cache
@@ -84,7 +85,7 @@ class Bubblewrap(Sandbox):
 
     def start(self, plan: Plan) -> Running:
         """Start the command; raises `SandboxError` when it does not exist."""
-        argv = command(plan.spec, plan.image)
+        argv = command(plan.spec, plan.built)
         check_command(argv, plan)
         output, write_output = os.pipe()
         status, write_status = os.pipe()
@@ -92,7 +93,7 @@ class Bubblewrap(Sandbox):
         line = [program, "--json-status-fd", str(write_status), *arguments(plan), "--", *argv]
         if plan.network_namespace is not None:
             line = ["nsenter", f"--net={plan.network_namespace}", "--", *line]
-        variables = environment(plan.spec, plan.image, _HOME, f"{plan.image.root}/bin")
+        variables = environment(plan.spec, plan.built, _HOME, f"{plan.built.root}/bin")
         if plan.sockets is not None:
             variables[SOCKET_VARIABLE] = f"{SOCKETS_INSIDE}/{SOCKET_NAME}"
         try:
@@ -120,6 +121,11 @@ class Bubblewrap(Sandbox):
                             return pid
         return None
 
+    def kill(self, running: Running) -> None:
+        """All of them are below the process that was started."""
+        for pid in reversed(processes.tree(running.process.pid)):
+            processes.send(pid, signal.SIGKILL)
+
     def problem(self, running: Running) -> str:
         """bubblewrap reports an exit code only of a command that it could start."""
         if running.status is None:
@@ -127,6 +133,9 @@ class Bubblewrap(Sandbox):
         if any("exit-code" in message for message in _messages(running.status)):
             return ""
         return "bubblewrap could not start the command"
+
+    def clean(self, running: Running) -> None:
+        """Nothing is left that does not end with its processes."""
 
 
 def arguments(plan: Plan) -> list[str]:
@@ -184,7 +193,7 @@ def _etc(plan: Plan) -> list[str]:
 
 
 def _image(plan: Plan) -> list[str]:
-    image = plan.image
+    image = plan.built
     options: list[str] = []
     folders = [*image_layer.interpreter_folders(image), *image.read_only_paths, *_named_folders(image)]
     for folder in dict.fromkeys(folders):

@@ -54,6 +54,9 @@ class CommandRun:
         self._exit: _Exit | None = None
         self._running: Running = sandbox.start(plan)
         self._pid = self._running.process.pid
+        self._group = self._running.group or plan.group
+        for text in self._running.notices:
+            reporter.notice(text)
         self._finder = None
         if metric_definitions:
             from clary.host.metrics import MetricFinder
@@ -61,16 +64,17 @@ class CommandRun:
             self._finder = MetricFinder(metric_definitions)
         self._capture = OutputCapture(self._running.output, self._on_lines)
         threading.Thread(target=self._await_exit, name="exit", daemon=True).start()
-        spec = plan.spec
-        self._metrics = InstanceMetrics(self._pid, plan.folder, plan.group, spec.limits, reporter.measure)
+        spec, measured = plan.spec, self._running.measured
+        self._metrics = InstanceMetrics(measured, plan.folder, self._group, spec.limits, reporter.measure)
         self._metrics.start()
-        self._watch = Watch(self._pid, plan.folder, plan.group, spec.limits, control.note_excess)
+        self._watch = Watch(measured, plan.folder, self._group, spec.limits, control.note_excess)
 
     def finish(self) -> Ending:
         """Wait for the end, bring it about when it is due, and say what it was."""
         control = self._control
         ended_by, message = self._wait()
-        self._kill_all()
+        if self._exit is None:
+            self._sandbox.kill(self._running)
         control.wait(lambda: self._exit is not None, _DRAIN_SECONDS)
         self._watch.stop()
         left = processes.kill_host(self._plan.spec.host_id)
@@ -80,12 +84,13 @@ class CommandRun:
             print("something still holds the job's output open", flush=True)
         end = self._exit or _Exit(137, 0.0, 0)
         self._metrics.stop(end.cpu_seconds)
-        kills = self._plan.group.out_of_memory_kills()
+        kills = self._group.out_of_memory_kills()
         if problem := self._sandbox.problem(self._running):
             if ended_by is None:
                 ended_by, message = "InternalError", f"{problem}: {' '.join(self._capture.tail[-3:])}"
         elif ended_by is None and end.code and (sentence := self._disk_was_full()):
             ended_by, message = "ClientError", sentence
+        self._sandbox.clean(self._running)
         peak = max(end.peak_memory, self._metrics.peak_memory, self._plan.spec.limits.memory_bytes if kills else 0)
         return ending.derive(
             exit_code=end.code,
@@ -148,11 +153,6 @@ class CommandRun:
             self._control.wait(lambda: self._exit is not None, 0.01)
         return None
 
-    def _kill_all(self) -> None:
-        if self._exit is None:
-            for pid in reversed(processes.tree(self._pid)):
-                processes.send(pid, signal.SIGKILL)
-
     def _await_exit(self) -> None:
         _, status, used = os.wait4(self._pid, 0)
         code = os.waitstatus_to_exitcode(status)
@@ -160,7 +160,10 @@ class CommandRun:
         # A child begins with the peak of the process that it was forked from: only more than ours is its own.
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak = used.ru_maxrss * 1024 if used.ru_maxrss > own else 0
-        self._exit = _Exit(128 - code if code < 0 else code, used.ru_utime + used.ru_stime, peak)
+        cpu_seconds = used.ru_utime + used.ru_stime
+        if self._running.root is not None:  # this was a client, and not the command
+            cpu_seconds, peak = 0.0, 0
+        self._exit = _Exit(128 - code if code < 0 else code, cpu_seconds, peak)
         self._control.notify()
 
     def _on_lines(self, lines: list[Line]) -> None:

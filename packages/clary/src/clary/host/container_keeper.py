@@ -85,7 +85,9 @@ class ContainerKeeper:
             self._well_since = None
             port = free_port()
             process = self._kept.start(port)
-            outcome = self._watch(process, f"127.0.0.1:{port}")
+            for text in process.notices:
+                self._reporter.notice(text)
+            outcome = self._watch(process, process.address or f"127.0.0.1:{port}")
             if outcome is _Outcome.ORDERED:
                 return self._stop(process)
             process.finish()

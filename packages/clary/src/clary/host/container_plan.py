@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clary.host import bubblewrap
+from clary.host import bubblewrap, container_options
 from clary.host.layout import OPT_ML, HostFolder
 from clary.host.processes import CONTAINER_VARIABLE
 from clary.host.sandbox import Plan
 from clary.host.serving_spec import ModelSource
+from clary.images.own import OwnImage
 
 if TYPE_CHECKING:
     from clary.host.image_layer import Image
@@ -68,16 +69,17 @@ def shared_code(container: ServingContainer) -> ModelSource | None:
     return ModelSource(s3_uri=f"s3://{bucket}/{prefix}", kind="S3Prefix", compression="None")
 
 
-def models_inside(spec: ReplicaSpec, container: ServingContainer, own: HostFolder) -> str:
+def models_inside(image: Image | OwnImage, own: HostFolder) -> str:
     """The folder of a multi-model container's models, as the container sees it."""
-    return str(own.models) if bubblewrap.unavailable() else f"{OPT_ML}/{own.models.name}"
+    relocated = not isinstance(image, OwnImage) and bubblewrap.unavailable()
+    return str(own.models) if relocated else f"{OPT_ML}/{own.models.name}"
 
 
 def make(
     spec: ReplicaSpec,
     folder: HostFolder,
     container: ServingContainer,
-    image: Image,
+    image: Image | OwnImage,
     group: ControlGroup,
     sockets: Path,
     port: int,
@@ -97,13 +99,19 @@ def make(
         variables["SAGEMAKER_MULTI_MODEL"] = "true"
         variables["CLARY_MEMORY_BYTES"] = str(spec.limits.memory_bytes // len(spec.containers))
     own = folder_of(folder, container)
+    entrypoint, arguments = container.entrypoint, container.arguments
+    if isinstance(image, OwnImage):
+        variables["SAGEMAKER_BIND_TO_PORT"] = str(container_options.PORT)
+        arguments = arguments if given else ("serve",)
+    elif not given:
+        entrypoint = image.command_serve
     return Plan(
         spec=ContainerOrder(
             host_id=spec.host_id,
             host=container.hostname,
             image=container.image,
-            entrypoint=container.entrypoint if given else image.command_serve,
-            arguments=container.arguments,
+            entrypoint=entrypoint,
+            arguments=arguments,
             environment=container.environment,
             own_variables=variables,
             limits=spec.limits,

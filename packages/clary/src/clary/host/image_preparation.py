@@ -1,4 +1,4 @@
-"""From the image that a job names to the environment that it runs in."""
+"""From the image that a job names to what it runs in."""
 
 from __future__ import annotations
 
@@ -12,27 +12,38 @@ if TYPE_CHECKING:
 
     from clary.host.spec import HostSpec
     from clary.images.build import BuiltImage
+    from clary.images.catalog import FrameworkImage
+    from clary.images.own import OwnImage
 
 
-def prepare(spec: HostSpec, progress: Callable[[str], None]) -> BuiltImage:
-    """The image's environment, built when it is not there yet; raises `ImageUnavailable` when it cannot be had."""
-    from clary.images.build import ensure
+def prepare(spec: HostSpec, progress: Callable[[str], None]) -> BuiltImage | OwnImage:
+    """The image's environment, built when it is not there yet, or the user's own image where Clary has no recipe.
+
+    Raises:
+        ImageUnavailable: it cannot be had.
+    """
     from clary.images.catalog import resolve
-    from clary.images.errors import ImageError
 
-    try:
-        return ensure(resolve(spec.image), Path(spec.images_home), progress)
-    except ImageError as error:
-        raise ImageUnavailable(str(error)) from error
+    return _prepare(spec.image, spec.images_home, progress, resolve)
 
 
-def prepare_to_serve(image: str, images_home: str, progress: Callable[[str], None]) -> BuiltImage:
-    """The environment of an image that is to serve a model; raises `ImageUnavailable` when it cannot be had."""
-    from clary.images.build import ensure
+def prepare_to_serve(image: str, images_home: str, progress: Callable[[str], None]) -> BuiltImage | OwnImage:
+    """What an image that is to serve a model runs in; raises `ImageUnavailable` when it cannot be had."""
     from clary.images.catalog import resolve_serving
+
+    return _prepare(image, images_home, progress, resolve_serving)
+
+
+def _prepare(
+    image: str, images_home: str, progress: Callable[[str], None], recipe: Callable[[str], FrameworkImage]
+) -> BuiltImage | OwnImage:
+    from clary.images.build import ensure
+    from clary.images.catalog import FrameworkImage
     from clary.images.errors import ImageError
+    from clary.images.own import choose
 
     try:
-        return ensure(resolve_serving(image), Path(images_home), progress)
+        chosen = choose(image, recipe, Path(images_home))
+        return ensure(chosen, Path(images_home), progress) if isinstance(chosen, FrameworkImage) else chosen
     except ImageError as error:
         raise ImageUnavailable(str(error)) from error

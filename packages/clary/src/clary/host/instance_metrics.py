@@ -18,7 +18,7 @@ from clary.host import processes
 from clary.host.metrics import point
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from clary.host.layout import HostFolder
     from clary.host.limits import ControlGroup
@@ -30,7 +30,7 @@ REPORT_SECONDS = 30.0
 
 @dataclass
 class InstanceMetrics:
-    """Samples a process tree each second in a thread of its own and hands over its readings.
+    """Samples a process tree, and what `others` names besides, each second in a thread of its own; hands over readings.
 
     Readings are given at the start, each `REPORT_SECONDS`, and at the end, so that a short job has some.
     """
@@ -40,6 +40,7 @@ class InstanceMetrics:
     group: ControlGroup
     limits: Limits
     on_points: Callable[[list[dict[str, Any]]], None]
+    others: Callable[[], Iterable[int]] = tuple
     peak_memory: int = 0
     memory: int = 0
     _started: float = field(default_factory=time.monotonic)
@@ -71,12 +72,12 @@ class InstanceMetrics:
                 self._report()
 
     def _sample(self) -> None:
-        usage = processes.usage(self.root)
-        if not usage.processes:
+        trees = [processes.usage(root) for root in (self.root, *self.others())]
+        if not trees[0].processes:
             return
-        self._cpu = max(self._cpu, usage.cpu_seconds)
+        self._cpu = max(self._cpu, sum(tree.cpu_seconds for tree in trees))
         in_group = self.group.memory_in_use() if self.group.holds(self.root) else None
-        self.memory = usage.memory_bytes if in_group is None else in_group
+        self.memory = sum(tree.memory_bytes for tree in trees) if in_group is None else in_group
         self.peak_memory = max(self.peak_memory, self.memory)
 
     def _report(self) -> None:

@@ -28,7 +28,7 @@ from clary.host.relay import serve
 from clary.host.sandbox import SandboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
 
     from clary.host.spec import HostSpec
 
@@ -148,8 +148,13 @@ def clean(host_id: str) -> None:
 
 def local_ports(spec: HostSpec) -> set[int]:
     """Ports of this machine's loopback that the job is to reach: Clary's own, wherever a variable names it."""
+    return loopback_ports((spec.report_url, *spec.environment.values()))
+
+
+def loopback_ports(values: Iterable[str]) -> set[int]:
+    """The ports of this machine's loopback that URLs among some values name."""
     ports: set[int] = set()
-    for value in (spec.report_url, *spec.environment.values()):
+    for value in values:
         if value.startswith(("http://", "https://")):
             with suppress(ValueError):
                 url = urlsplit(value)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
-from clary.host import image_layer, layout
+from clary.host import image_layer, layout, processes
 from clary.host.sandbox import (
     SOCKET_NAME,
     SOCKET_VARIABLE,
@@ -50,16 +51,16 @@ class Relocated(Sandbox):
 
     def start(self, plan: Plan) -> Running:
         """Start the command; raises `SandboxError` when it does not exist."""
-        argv = list(command(plan.spec, plan.image))
+        argv = list(command(plan.spec, plan.built))
         check_command(tuple(argv), plan)
         _adopt_orphans()
-        path = f"{plan.image.root}/bin"
-        if image_layer.can_layer(plan.image):
-            image_layer.make_layer(plan.image, plan.folder.layer, plan.image.root)
+        path = f"{plan.built.root}/bin"
+        if image_layer.can_layer(plan.built):
+            image_layer.make_layer(plan.built, plan.folder.layer, plan.built.root)
             path = f"{plan.folder.layer}/bin:{path}"
-            if argv[0].startswith(f"{plan.image.root}/bin/"):
-                argv[0] = argv[0].replace(str(plan.image.root), str(plan.folder.layer), 1)
-        variables = environment(plan.spec, plan.image, str(plan.folder.home), path) | {
+            if argv[0].startswith(f"{plan.built.root}/bin/"):
+                argv[0] = argv[0].replace(str(plan.built.root), str(plan.folder.layer), 1)
+        variables = environment(plan.spec, plan.built, str(plan.folder.home), path) | {
             "SAGEMAKER_BASE_DIR": str(plan.folder.opt_ml),
             "TMPDIR": str(plan.folder.temporary),
             "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in plan.spec.limits.gpu_indices),
@@ -85,9 +86,17 @@ class Relocated(Sandbox):
         """The child itself."""
         return running.process.pid
 
+    def kill(self, running: Running) -> None:
+        """All of them are below the process that was started."""
+        for pid in reversed(processes.tree(running.process.pid)):
+            processes.send(pid, signal.SIGKILL)
+
     def problem(self, running: Running) -> str:
         """There is no sandbox that could fail."""
         return ""
+
+    def clean(self, running: Running) -> None:
+        """Nothing is left that does not end with its processes."""
 
 
 def _adopt_orphans() -> None:

@@ -1,7 +1,8 @@
 """What a host runs its job in: the contract of a sandbox, and the choice of one.
 
-Two implementations: `bubblewrap` (private /opt/ml, /tmp, processes and, when asked for, network) and `relocated`
-(no isolation: the job is told by variables where its /opt/ml lies).
+Three implementations. Framework images run in `bubblewrap` (private /opt/ml, /tmp, processes and, when asked for,
+network) or `relocated` (no isolation: the job is told by variables where its /opt/ml lies); images of the user's own
+run in `containers`, by podman or docker.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from clary.host import layout
 from clary.host.processes import HOST_ID_VARIABLE
+from clary.images.own import OwnImage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +79,7 @@ class Plan:
 
     spec: Order
     folder: HostFolder
-    image: Image
+    image: Image | OwnImage
     group: ControlGroup
     hosts: dict[str, str] = field(default_factory=dict[str, str])
     network_namespace: str | None = None
@@ -85,19 +87,37 @@ class Plan:
     sockets: Path | None = None
     read_only: dict[str, Path] = field(default_factory=dict[str, Path])
 
+    @property
+    def built(self) -> Image:
+        """The image, in a sandbox for those that Clary builds."""
+        if isinstance(self.image, OwnImage):
+            raise TypeError(f"{self.image.name} is no environment that Clary built")
+        return self.image
+
 
 @dataclass
 class Running:
     """A job's command that was started.
 
     `process` is what the supervisor waits for; its end is the end of everything inside. `output` is the reading end
-    of the pipe that stdout and stderr share, so that their order is kept.
+    of the pipe that stdout and stderr share, so that their order is kept. Where the command is not below `process`,
+    `root` is its first process, and `group` what the kernel counts of it. `address` is where a server that was told
+    to listen on port 8080 is reached; `notices` are lines for the log.
     """
 
     process: subprocess.Popen[bytes]
     output: int
     sandboxed: bool
     status: int | None = None  # the reading end of bubblewrap's status messages
+    root: int | None = None
+    group: ControlGroup | None = None
+    address: str | None = None
+    notices: list[str] = field(default_factory=list[str])
+
+    @property
+    def measured(self) -> int:
+        """The process below which everything is that the command uses."""
+        return self.root or self.process.pid
 
 
 class Sandbox(Protocol):
@@ -117,13 +137,25 @@ class Sandbox(Protocol):
         """The command's process id as seen from outside; None while it is not there."""
         ...
 
+    def kill(self, running: Running) -> None:
+        """End the command and everything below it at once."""
+        ...
+
     def problem(self, running: Running) -> str:
         """Why the sandbox itself failed, after its end; empty when the command did run."""
         ...
 
+    def clean(self, running: Running) -> None:
+        """Remove what is left when all has ended and been asked about."""
+        ...
 
-def choose(spec: Order) -> Sandbox:
+
+def choose(spec: Order, image: Image | OwnImage) -> Sandbox:
     """The best sandbox of this machine; raises `SandboxError` when the job needs one that is not there."""
+    if isinstance(image, OwnImage):
+        from clary.host.containers import Container
+
+        return Container()
     from clary.host.bubblewrap import Bubblewrap, unavailable
     from clary.host.relocated import Relocated, unsuitable
 
@@ -205,7 +237,7 @@ def check_command(argv: tuple[str, ...], plan: Plan) -> None:
     elif "/" in name:
         found = Path(name).exists()
     else:
-        path = plan.spec.environment.get("PATH", f"{plan.image.root}/bin:{_SYSTEM_PATH}")
+        path = plan.spec.environment.get("PATH", f"{plan.built.root}/bin:{_SYSTEM_PATH}")
         found = shutil.which(name, path=path) is not None
     if not found:
         raise SandboxError(

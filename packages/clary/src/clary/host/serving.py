@@ -23,7 +23,7 @@ from clary.host.container_keeper import ContainerKeeper, Kept, Patience
 from clary.host.control import Task
 from clary.host.layout import HostFolder
 from clary.host.metrics import point
-from clary.host.sandbox import SOCKET_NAME
+from clary.host.sandbox import SOCKET_NAME, SandboxError
 from clary.host.serving_process import ServingProcess
 from clary.host.serving_spec import ReplicaSpec
 from clary.host.spec import Ending, Phase
@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from clary.host.output_capture import Line
     from clary.host.report import Reporter
     from clary.host.serving_spec import ModelSource, ServingContainer
+    from clary.images.own import OwnImage
     from clary.storage.access import StoreAccess
 
-    PrepareImage = Callable[[str, str, Callable[[str], None]], Image]
+    PrepareImage = Callable[[str, str, Callable[[str], None]], Image | OwnImage]
     FetchModel = Callable[[ModelSource, StoreAccess, Path], None]
 
 _LONGEST_SOCKET_PATH = 96  # the kernel takes 107 bytes; some room for names that servers make of it
@@ -83,7 +84,7 @@ def _make_ready(
     reporter: Reporter,
     prepare_image: PrepareImage,
     fetch_model: FetchModel,
-) -> list[Image]:
+) -> list[Image | OwnImage]:
     """Images and models, side by side; the first failure ends it."""
     reporter.enter(Phase.PREPARING_IMAGE)
     progress = throttled(reporter, Phase.PREPARING_IMAGE)
@@ -96,7 +97,7 @@ def _make_ready(
             models.append(Task(control, "model", partial(fetch_model, container.model, spec.store, inside.model)))
         if (shared := container_plan.shared_code(container)) is not None:
             models.append(Task(control, "code", partial(fetch_model, shared, spec.store, inside.opt_ml / "code")))
-    tasks: list[Task[Image] | Task[None]] = [*images.values(), *models]
+    tasks: list[Task[Image | OwnImage] | Task[None]] = [*images.values(), *models]
     deadline = time.monotonic() + spec.model_download_seconds
 
     def failed() -> bool:
@@ -125,7 +126,7 @@ class _Replica:
         self,
         spec: ReplicaSpec,
         folder: HostFolder,
-        images: Sequence[Image],
+        images: Sequence[Image | OwnImage],
         group: ControlGroup,
         sockets: Path,
         control: Control,
@@ -136,6 +137,7 @@ class _Replica:
         self._sockets, self._control, self._reporter, self._patience = sockets, control, reporter, patience
         self._several = len(spec.containers) > 1
         self._addresses: dict[str, str | None] = dict.fromkeys(container.hostname for container in spec.containers)
+        self._roots: dict[int, int] = {}  # of containers that are not below this process
         self._changing = threading.Lock()
         self._endings: list[Ending] = []
         needed = self._several or any(container.mode == "MultiModel" for container in spec.containers)
@@ -157,6 +159,8 @@ class _Replica:
     def _run_one(self, keeper: ContainerKeeper) -> None:
         try:
             ending = keeper.run()
+        except SandboxError as error:
+            ending = Ending(cause="ClientError", message=str(error))
         except Exception as error:  # noqa: BLE001 (the boundary of the thread: it is the replica's ending, on record)
             ending = Ending(cause="InternalError", message=f"{type(error).__name__}: {error}")
         self._endings.append(ending)
@@ -186,13 +190,17 @@ class _Replica:
         """One run of a container. Of several, the first one's run measures what all of them use."""
         image = self._images[number]
         plan = container_plan.make(self._spec, self._folder, container, image, self._group, sockets, port)
-        chosen = sandbox.choose(plan.spec)
+        chosen = sandbox.choose(plan.spec, image)
         if not self._several:
             return ServingProcess(plan, chosen, self._control, self._reporter.log, self._reporter.measure)
         log = partial(self._log, f"[{container.hostname}] ")
-        return ServingProcess(
-            plan, chosen, self._control, log, self._reporter.measure if number == 0 else None, os.getpid()
+        measure = self._reporter.measure if number == 0 else None
+        process = ServingProcess(
+            plan, chosen, self._control, log, measure, os.getpid(), lambda: tuple(self._roots.values())
         )
+        if process.root is not None:
+            self._roots[number] = process.root
+        return process
 
     def _log(self, prefix: str, lines: Sequence[Line]) -> None:
         self._reporter.log([(at, prefix + text) for at, text in lines])
@@ -231,12 +239,13 @@ class _Replica:
         from clary.storage.client import ObjectStore
 
         assert container.model is not None
+        image = self._images[self._spec.containers.index(container)]
         own = container_plan.folder_of(self._folder, container)
         disk = ModelDisk(container.model.s3_uri, ObjectStore(self._spec.store, patience=20.0), own.models)
         return ModelCache(
             disk,
             call,
-            container_plan.models_inside(self._spec, container, own),
+            container_plan.models_inside(image, own),
             self._measure,
             keep=container.keeps_models,
             wait_seconds=self._patience.model_wait,

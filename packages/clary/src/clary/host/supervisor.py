@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from clary.host import layout, limits, network, processes, sandbox
+from clary.host import containers, layout, limits, network, processes, sandbox
 from clary.host.command_run import CommandRun
 from clary.host.control import Control, Task
 from clary.host.layout import HostFolder
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from clary.host.network import Network
     from clary.host.serving_spec import AnySpec
     from clary.host.transfers import Transfers
+    from clary.images.own import OwnImage
 
-    PrepareImage = Callable[[HostSpec, Callable[[str], None]], Image]
+    PrepareImage = Callable[[HostSpec, Callable[[str], None]], Image | OwnImage]
 
 _MERGE_SECONDS_AFTER_STOP = 120.0
 _FOLDER_CHECK_SECONDS = 5.0
@@ -54,7 +55,7 @@ class EarlyEnd(Exception):
 
 @dataclass(frozen=True)
 class _Ready:
-    image: Image
+    image: Image | OwnImage
     network: Network
 
 
@@ -102,6 +103,7 @@ def oversee(spec: AnySpec, folder: HostFolder, live: Callable[[ControlGroup, Con
         traceback.print_exc()
         ending = Ending(cause="InternalError", message=f"{type(error).__name__}: {error}")
     processes.kill_host(spec.host_id)
+    containers.remove_all(folder.root, spec.host_id)
     group.remove()
     network.clean(spec.host_id)
     reporter.end(ending)
@@ -121,7 +123,7 @@ def _live(
     transfers: Transfers,
 ) -> Ending:
     ready = _make_ready(spec, folder, control, reporter, prepare_image, transfers)
-    chosen = sandbox.choose(spec)
+    chosen = sandbox.choose(spec, ready.image)
     notices = [*spec.notices, *ready.image.notices, ready.network.notice]
     reporter.enter(Phase.READY)
     if len(spec.peers) > 1:
@@ -164,7 +166,7 @@ def _make_ready(
     image = Task(control, "image", lambda: prepare_image(spec, throttled(reporter, Phase.PREPARING_IMAGE)))
     inputs = Task(control, "inputs", lambda: transfers.download(spec, folder))
     net = Task(control, "connect", lambda: network.connect(spec) if isolated else network.shared(spec))
-    tasks: list[Task[Image] | Task[None] | Task[Network]] = [image, inputs, net]
+    tasks: list[Task[Image | OwnImage] | Task[None] | Task[Network]] = [image, inputs, net]
 
     def next_step() -> bool:
         return control.wanted != "run" or image.done or any(task.error for task in tasks)

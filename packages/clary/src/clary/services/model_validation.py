@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clary.images.catalog import resolve_serving
+from clary.images.own import BIND_TO_PORT, MULTI_MODELS, OwnImage
+from clary.services.images import check_image
 from clary.services.registry import Context
-from clary.services.training_validation import check_image
 from clary.storage.client import parse_s3_uri
 from clary.wire.errors import ValidationError
 
@@ -38,9 +39,8 @@ def check_request(params: Mapping[str, Any]) -> None:
         raise ValidationError(f"A model needs either PrimaryContainer or Containers. Received: {given}.")
     if primary is not None and "InferenceExecutionConfig" in params:
         raise ValidationError("InferenceExecutionConfig applies to a model with several Containers.")
-    role = params.get("ExecutionRoleArn", "none")
     for container in containers or [primary]:
-        _check_container(container, role)
+        _check_container(container)
     _check_hostnames(params, containers)
 
 
@@ -71,7 +71,29 @@ async def check_model_data(context: Context, params: Mapping[str, Any]) -> None:
             )
 
 
-def _check_container(container: Mapping[str, Any], role: str) -> None:
+async def check_model_images(context: Context, params: Mapping[str, Any]) -> None:
+    """That there is every image, and that those of the user's own can do what they are asked for.
+
+    Raises:
+        ValidationError: for the first that is not there or cannot.
+    """
+    role, containers = params.get("ExecutionRoleArn", "none"), params.get("Containers") or [params["PrimaryContainer"]]
+    for container in containers:
+        own = await check_image(context, container["Image"], role, resolve_serving)
+        if own is None:
+            continue
+        if container.get("Mode") == "MultiModel":
+            _check_label(own, MULTI_MODELS)
+        if len(containers) > 1:
+            _check_label(own, BIND_TO_PORT)
+
+
+def _check_label(image: OwnImage, label: str) -> None:
+    if image.labels.get(label, "").lower() != "true":
+        raise ValidationError(f"Your Ecr Image {image.uri} does not contain required {label}=true Docker label(s).")
+
+
+def _check_container(container: Mapping[str, Any]) -> None:
     for member, feature in _NOT_OFFERED.items():
         if container.get(member):
             raise ValidationError(f"Clary does not offer {feature}. Remove {member} from the container.")
@@ -79,7 +101,6 @@ def _check_container(container: Mapping[str, Any], role: str) -> None:
         raise ValidationError("A container needs an Image. Received: none.")
     if container.get("ImageConfig", {}).get("RepositoryAccessMode", "Platform") != "Platform":
         raise ValidationError("Clary does not offer private registries in a VPC. Remove ImageConfig.")
-    check_image(container["Image"], role, resolve_serving)
     if container.get("ModelDataUrl") and container.get("ModelDataSource"):
         raise ValidationError("A container takes either ModelDataUrl or ModelDataSource. Received: both.")
     source = container.get("ModelDataSource", {}).get("S3DataSource")

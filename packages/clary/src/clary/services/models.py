@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from clary.services.listing import Listing
-from clary.services.model_validation import check_model_data, check_request
+from clary.services.model_validation import check_model_data, check_model_images, check_request
 from clary.services.registry import Answer, Context, in_thread, operation
 from clary.services.tags import check_tags, taggable
 from clary.state import tags
@@ -52,6 +52,7 @@ async def create_model(context: Context, params: dict[str, Any]) -> Answer:
     with context.database.reading() as session:
         if find_model(session, params["ModelName"]) is not None:
             raise _name_taken(arn)
+    await check_model_images(context, params)
     await check_model_data(context, params)
     await asyncio.to_thread(_record, context, params, arn)
     return {"ModelArn": arn}

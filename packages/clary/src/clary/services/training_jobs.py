@@ -13,7 +13,7 @@ from clary.services.registry import Answer, Context, operation
 from clary.services.tags import check_tags
 from clary.services.training_defaults import queue_deadline, with_defaults
 from clary.services.training_description import SUMMARISED, describe, summarise
-from clary.services.training_validation import check_request, check_storage
+from clary.services.training_validation import check_request, check_storage, check_training_image
 from clary.state import changes, tags
 from clary.state.database import now
 from clary.state.training_jobs import (
@@ -65,6 +65,7 @@ async def create_training_job(context: Context, params: dict[str, Any]) -> Answe
     arn = context.settings.arn(f"{KIND}/{name}")
     if read_training_job(context.database, name) is not None:
         raise _name_taken(arn)
+    await check_training_image(context, params)
     await check_storage(context, params)
     await asyncio.to_thread(_record, context, params, arn)
     changes.announce(context.database, KIND, name)

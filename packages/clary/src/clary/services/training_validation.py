@@ -6,12 +6,11 @@ What Clary does not offer is refused as well where leaving it out would silently
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clary.images.catalog import resolve
-from clary.images.errors import ImageError
-from clary.images.reference import parse
+from clary.services.images import check_image
 from clary.services.registry import Context
 from clary.services.training_defaults import DEFAULT_MAX_RUNTIME_SECONDS
 from clary.storage.client import parse_s3_uri
@@ -39,6 +38,23 @@ def check_request(params: Mapping[str, Any]) -> None:
     groups = _check_instances(params.get("ResourceConfig"))
     _check_stopping(params)
     _check_channels(params, groups)
+
+
+async def check_training_image(context: Context, params: Mapping[str, Any]) -> None:
+    """That there is an image, and one that can run on as many hosts as are asked for.
+
+    Raises:
+        ValidationError: it is not there, or cannot.
+    """
+    own = await check_image(context, params["AlgorithmSpecification"]["TrainingImage"], params["RoleArn"], resolve)
+    resources = params["ResourceConfig"]
+    groups = resources.get("InstanceGroups") or [resources]
+    hosts = sum(group["InstanceCount"] for group in groups)
+    if own is not None and hosts > 1 and not own.engine.joins_networks:
+        raise ValidationError(
+            f"{own.uri} is an image of your own, and several hosts of such a job need podman run by root, with the "
+            f"program ip (iproute2). Use one host, or start Clary as root. Received: {hosts} hosts."
+        )
 
 
 async def check_storage(context: Context, params: Mapping[str, Any]) -> None:
@@ -77,40 +93,8 @@ def _check_algorithm(params: Mapping[str, Any]) -> None:
     image = algorithm.get("TrainingImage", "")
     if not image:
         raise ValidationError("You must provide either a TrainingImage or an AlgorithmName in AlgorithmSpecification.")
-    check_image(image, params["RoleArn"])
     if algorithm["TrainingInputMode"] == "Pipe":
         raise _no_pipe_mode("TrainingInputMode")
-
-
-def check_image(uri: str, role: str, recipe: Callable[[str], object] = resolve) -> None:
-    """An image that nobody has is refused at once. A version that cannot be built fails the job, with the reason.
-
-    Args:
-        uri: the image.
-        role: who would fetch it, for the message.
-        recipe: finds how an image is made, or raises ImageError.
-
-    Raises:
-        ValidationError: there is no such image.
-    """
-    try:
-        reference = parse(uri)
-    except ImageError as error:
-        raise ValidationError(f"Invalid image URI {uri}. {error}") from None
-    try:
-        recipe(reference.sibling(reference.name, "latest"))
-    except ImageError:
-        pass
-    else:
-        return
-    try:
-        recipe(uri)
-    except ImageError as error:
-        raise ValidationError(
-            f"Cannot find repository: {reference.repository} in registry ID: {reference.account or reference.registry} "
-            f"Please check if your ECR repository exists and role {role} has proper pull permissions for SageMaker: "
-            f"ecr:BatchCheckLayerAvailability, ecr:BatchGetImage, ecr:GetDownloadUrlForLayer. {error}"
-        ) from None
 
 
 def _check_instances(resources: Mapping[str, Any] | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clary_parallel.analyse import pins_of, trace_model
+from clary_parallel.analyse import measure_operations, pins_of, trace_model, with_seconds
 from clary_parallel.data import world
 from clary_parallel.partitioning import make_plan, place
 from clary_parallel.partitioning.plan import Optimize
@@ -32,6 +32,7 @@ def pipeline(
     placement_strategy: str = "cluster",
     microbatch_size: int = 1,
     recompute: bool = False,
+    profile: bool | None = None,
     transport: Transport | None = None,
 ) -> PipelineModel:
     """Make a model train over several ranks, each with a part of it. Every rank calls it, with the same model.
@@ -54,6 +55,8 @@ def pipeline(
         microbatch_size: Examples of a micro-batch, for the sizes of the plan.
         recompute: Keep no intermediate results from the forward; the backward computes them again, for a third more
             arithmetic and far less memory.
+        profile: Whether to measure the time of each operation, on the first rank, before partitioning; by default if
+            optimize="speed". Otherwise times are estimated from shapes.
         transport: The ranks; by default those that the launcher started (`mpirun`).
 
     Returns:
@@ -74,6 +77,10 @@ def pipeline(
     if not hasattr(model, "layers"):
         model = describe_model(model)
     traced = trace_model(model, microbatch_size)
+    if optimize == "speed" if profile is None else profile:
+        # All ranks must cut alike, so one of them measures.
+        seconds = measure_operations(traced, microbatch_size) if ranks.rank == 0 else None
+        traced = with_seconds(traced, ranks.broadcast_object(seconds))
     plan = make_plan(
         traced.graph,
         partitions * virtual,

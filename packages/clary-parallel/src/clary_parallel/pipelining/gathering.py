@@ -81,11 +81,15 @@ class Gathering:
 def written_to_disk() -> Generator[None]:
     """Keras writes weights straight to a file, and does not collect them in memory first."""
     ordinary = saving_lib.is_memory_sufficient
-    saving_lib.is_memory_sufficient = lambda *_: False
+    saving_lib.is_memory_sufficient = _never
     try:
         yield
     finally:
         saving_lib.is_memory_sufficient = ordinary
+
+
+def _never(model: Any) -> bool:
+    return False
 
 
 def _value(variable: Any) -> Any:

@@ -127,8 +127,12 @@ def build_optimizer(optimizer: Any, variables: Sequence[Any], own: set[int]) -> 
         return _optimizer_slots[optimizer]
     pairs: list[tuple[Any, Any]] = []
     key = inner._var_key
-    # Keras knows variables by their values' names. An absent one has none.
-    inner._var_key = lambda variable: f"absent {id(variable)}" if is_absent(variable) else key(variable)
+
+    def known_by(variable: Any) -> Any:
+        return f"absent {id(variable)}" if is_absent(variable) else key(variable)
+
+    # Keras knows variables by their values' names, and an absent one has no value.
+    inner._var_key = known_by
 
     def add(reference_variable: Any, *arguments: Any, **options: Any) -> Any:
         with described():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
@@ -75,6 +76,7 @@ class PipelineModel(_Model):
         self._engine: Engine | None = None
         self._update: Update | None = None
         self._last_logs: dict[str, Any] = {}
+        self.last_update_seconds = 0.0
         self._given = _Given()
         self._clip_all: float | None = None
         self._sums = False
@@ -255,7 +257,9 @@ class PipelineModel(_Model):
             variables = [engine.variables[index] for index in engine.with_gradient]
             gradients = [engine.gradients[index] for index in engine.with_gradient]
             self._update = Update(self.optimizer, variables, gradients, self.transport, self._replicas, self._clip_all)
+        began = time.perf_counter()
         self._update()
+        self.last_update_seconds = time.perf_counter() - began
         return self._log(engine, outcome, x, y, weights)
 
     def _test_step(self, data: Any) -> dict[str, Any]:

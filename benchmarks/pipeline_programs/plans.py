@@ -21,7 +21,7 @@ from clary_parallel.graph import lines
 from clary_parallel.pipelining.held import describe_model
 
 L = keras.layers
-MICROBATCHES, PLANS, TURNS = 4, 12, 4
+MICROBATCHES, PLANS, TURNS = 4, 8, 3
 
 
 def mlp() -> Any:
@@ -72,6 +72,7 @@ EXAMPLES = {"mlp": 128, "residual": 8, "inception": 8, "transformer": 8, "u_net"
 
 def measure(family: str) -> dict[str, Any]:
     build, examples = FAMILIES[family], EXAMPLES[family]
+    keras.utils.clear_session()
     traced = trace_model(describe_model(build), examples)
     operations = traced.graph.operations
     order = lines(traced.graph)[0].blocks
@@ -105,6 +106,7 @@ def measure(family: str) -> dict[str, Any]:
 
 
 def piped(build: Any, examples: int, **options: Any) -> Any:
+    keras.utils.clear_session()  # So that layers have the same names in every plan.
     keras.utils.set_random_seed(0)
     model = clary_parallel.pipeline(build, 2, MICROBATCHES, microbatch_size=examples, **options)
     model.compile("sgd", "mse")

@@ -20,8 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clary_parallel.analyse.keras_model import Call, TracedModel
 from clary_parallel.frameworks import keras, tf
 
@@ -168,5 +166,5 @@ def _write(file: Path, known: dict[str, float]) -> None:
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
-            json.dump({key: float(np.float32(value)) for key, value in known.items()}, new)
+            json.dump(known, new)
         Path(new.name).replace(file)

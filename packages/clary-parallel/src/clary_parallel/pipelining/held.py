@@ -66,6 +66,13 @@ def describe_model(build: Callable[[], Any]) -> Any:
         ) from error
     if not isinstance(model, keras.Model):
         raise ValueError(f"A pipeline takes a Keras model or a function that returns one. Received: {model!r}.")
+    made = [variable.path for variable in model.weights if not has_no_value(variable)]
+    if made:
+        raise ValueError(
+            f"The function that builds the model returned one whose weights are made already ({made[0]!r} and others): "
+            "build all layers inside the function, without keras.utils.clear_session() in it, or give the model itself "
+            "(every rank then holds all weights)."
+        )
     return model
 
 
@@ -132,7 +139,7 @@ def build_optimizer(optimizer: Any, variables: Sequence[Any], own: set[int]) -> 
         return f"absent {id(variable)}" if is_absent(variable) else key(variable)
 
     # Keras knows variables by their values' names, and an absent one has no value.
-    inner._var_key = known_by
+    inner._var_key = optimizer._var_key = known_by
 
     def add(reference_variable: Any, *arguments: Any, **options: Any) -> Any:
         with described():
@@ -157,10 +164,11 @@ def _average_own_only(optimizer: Any, own: set[int]) -> None:
     """Moving averages of weights: Keras pairs all variables with all averages; here each rank has some."""
 
     def update(variables: Any) -> None:
-        kept = optimizer.ema_momentum
+        kept = optimizer.ema_momentum * tf.cast(optimizer.iterations != 0, tf.float32)
         for variable in variables:
             average = optimizer._model_variables_moving_average[optimizer._get_variable_index(variable)]
-            average.assign(kept * average.value + (1.0 - kept) * variable.value)
+            share = tf.cast(kept, average.dtype)
+            average.assign(share * average.value + (1.0 - share) * tf.convert_to_tensor(variable))
 
     def overwrite(_: Any) -> None:
         averages = optimizer._model_variables_moving_average

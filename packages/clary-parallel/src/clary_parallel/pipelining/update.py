@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,17 @@ class Update:
         self._scaled_by_hand = float(getattr(inner, "loss_scale_factor", None) or 1.0)
 
         def apply() -> None:
-            inner.apply([item.value() for item in self._gradients], list(variables))
+            with _one_after_another(inner):
+                inner.apply([item.value() for item in self._gradients], list(variables))
 
         def apply_scaled(factor: Any) -> None:
-            inner.apply([tf.cast(factor, item.dtype) * item for item in self._gradients], list(variables))
+            if inner.clipnorm or inner.clipvalue or inner.gradient_accumulation_steps:
+                # What the optimizer does with each gradient first, it does with the scaled one.
+                scaled = [item * tf.cast(factor, item.dtype) for item in self._gradients]
+                inner.apply(scaled, list(variables))
+                return
+            with _one_after_another(inner, factor):
+                inner.apply([item.value() for item in self._gradients], list(variables))
 
         def squares() -> Any:
             return tf.add_n([tf.reduce_sum(tf.square(tf.cast(item, tf.float32))) for item in self._gradients])
@@ -95,6 +103,31 @@ def loss_scale(optimizer: Any) -> float:
     if scales_losses(optimizer):
         return float(optimizer.dynamic_scale)
     return float(getattr(optimizer, "loss_scale_factor", None) or 1.0)
+
+
+@contextlib.contextmanager
+def _one_after_another(optimizer: Any, factor: Any = None) -> Generator[None]:
+    """Inside a traced function: each variable's update waits for the one before, and its gradient is scaled only then.
+
+    Otherwise TensorFlow may begin all updates at once, and hold as many temporary copies as there are weights.
+    """
+    ordinary = optimizer.update_step
+    before: list[Any] = []
+
+    def update_step(gradient: Any, variable: Any, *arguments: Any, **options: Any) -> Any:
+        graph = tf.compat.v1.get_default_graph()
+        with tf.control_dependencies(before):
+            gradient = tf.identity(gradient) if factor is None else gradient * tf.cast(factor, gradient.dtype)
+        known = len(graph.get_operations())
+        result = ordinary(gradient, variable, *arguments, **options)
+        before[:] = [op for op in graph.get_operations()[known:] if op.type.startswith("Assign")]
+        return result
+
+    optimizer.update_step = update_step
+    try:
+        yield
+    finally:
+        del optimizer.update_step
 
 
 def _average(gradients: Sequence[Any], replicas: Transport) -> None:

@@ -1,4 +1,4 @@
-"""What a pipeline does beside training as one process does: divided weights, checkpoints, precision, dropout, shapes."""
+"""What a pipeline does beside training like one process: divided weights, checkpoints, precision, dropout, shapes."""
 
 import pytest
 

@@ -17,7 +17,7 @@ from torch.distributed.pipelining import PipelineStage, schedules
 
 WIDTH, MLP_LAYERS, MLP_EXAMPLES = 1024, 8, 256
 SIZE, LENGTH, BLOCKS, HEADS, SEQUENCES = 256, 64, 8, 4, 8
-WARM_UP, SECONDS, STEPS_AT_LEAST = 1, 2.0, 3
+WARM_UP, SECONDS, STEPS_AT_LEAST = 1, 1.5, 2
 SCHEDULES = {
     "simple": schedules.ScheduleGPipe,
     "interleaved": schedules.Schedule1F1B,

@@ -215,6 +215,7 @@ def seconds(work: Callable[[], object]) -> float:
 PARTS = {
     "planning": planning,
     "mlp": mlp,
+    "mlp_long": mlp_long,
     "transformer": transformer,
     "schedules": schedules,
     "four": four,

@@ -144,7 +144,8 @@ class _Step:
             )
             # Never used again after the step: a framework may keep a received buffer as a tensor without a copy.
             buffers = [aligned_empty(shape, dtype) for shape, dtype in specs]
-            requests = [self.transport.irecv(buffer, self._rank(source.stage), _tag(source)) for buffer in buffers]
+            peer, about = self._rank(source.stage), f"{source}, which stage {action.stage} needs"
+            requests = [self.transport.irecv(buffer, peer, _tag(source), about) for buffer in buffers]
             self.posted[action] = (buffers, requests)
 
     def _take(self, action: Action) -> Arrays:

@@ -7,8 +7,23 @@ from typing import Any
 
 import keras  # pyright: ignore[reportMissingImports]
 import numpy as np
+import tensorflow as tf
 
 from clary_parallel.pipelining.engine import Batch
+
+
+class Given:
+    """What the user gave: the structures of targets and sample weights, and what `compile` got.
+
+    Not attributes of the model: Keras wraps those, and takes losses and metrics among them for its own.
+    """
+
+    targets: Any = None
+    sample_weights: Any = None
+    compiled_with: dict[str, Any]
+
+    def __init__(self) -> None:
+        self.compiled_with = {}
 
 
 def flat_batch(x: Any, y: Any, weights: Any, model_inputs: Sequence[Any]) -> Batch:
@@ -59,3 +74,8 @@ def as_numbers(item: Any) -> Any:
             "A pipeline takes numbers. Turn strings into numbers in the input pipeline (tf.data), not in the model."
         )
     return array
+
+
+def joined(*parts: Any) -> Any:
+    """Outputs of several batches as those of one."""
+    return tf.concat(parts, axis=0)

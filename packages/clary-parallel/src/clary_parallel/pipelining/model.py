@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from clary_parallel.analyse import TracedModel
 from clary_parallel.partitioning import Plan, describe_plan
-from clary_parallel.pipelining.batches import flat_batch, sums_losses
+from clary_parallel.pipelining.batches import Given, flat_batch, joined, sums_losses
 from clary_parallel.pipelining.engine import Engine, Outcome, Settings
 from clary_parallel.pipelining.gathering import written_to_disk
 from clary_parallel.pipelining.holding import Holding
@@ -23,20 +23,6 @@ from clary_parallel.schedule.execute import Observer
 from clary_parallel.transport import Transport
 
 _Model: Any = keras.Model
-
-
-class _Given:
-    """What the user gave: the structures of targets and sample weights, and what `compile` got.
-
-    Not attributes of the model: Keras wraps those, and takes losses and metrics among them for its own.
-    """
-
-    targets: Any = None
-    sample_weights: Any = None
-    compiled_with: dict[str, Any]
-
-    def __init__(self) -> None:
-        self.compiled_with = {}
 
 
 class PipelineModel(_Model):
@@ -77,7 +63,7 @@ class PipelineModel(_Model):
         self._update: Update | None = None
         self._last_logs: dict[str, Any] = {}
         self.last_update_seconds = 0.0
-        self._given = _Given()
+        self._given = Given()
         self._clip_all: float | None = None
         self._sums = False
         self.built = True
@@ -243,7 +229,7 @@ class PipelineModel(_Model):
         if not results:
             raise StopIteration
         if step == self._predict_step and len(results) > 1:
-            return keras.tree.map_structure(_joined, *results)
+            return keras.tree.map_structure(joined, *results)
         return results[-1]
 
     def _train_step(self, data: Any) -> dict[str, Any]:
@@ -311,7 +297,3 @@ class PipelineModel(_Model):
         """One progress bar, the first rank's."""
         if self.transport.rank or (self._replicas is not None and self._replicas.rank):
             options["verbose"] = 0
-
-
-def _joined(*parts: Any) -> Any:
-    return tf.concat(parts, axis=0)

@@ -24,6 +24,8 @@ class Odd(L.Layer):
     def __init__(self, secret, **options):
         super().__init__(**options)
         self.secret = secret
+    def get_config(self):
+        return {"name": self.name}
     def call(self, x):
         return x * self.secret
 

@@ -1,9 +1,12 @@
-"""How much faster two pipeline stages on two cores train than one core, beside torch.distributed.pipelining.
+"""How much faster pipeline stages train than one process, beside torch.distributed.pipelining on equal models.
 
-The same dense net (8 layers of 1024, micro-batches of 64), the 1F1B schedule, one pinned core a rank; each library over
-its own single process on one core. Then how long planning and simulating take.
+One pinned core a rank, one thread each; where there are more ranks than cores, cores are shared. An MLP (8 layers of
+1024, micro-batches of 256 examples) and a Transformer (8 blocks of 256, micro-batches of 8 × 64 tokens). Each library
+is measured over its own single process: "parts" trains the same micro-batches one after the other on one core, "whole"
+the whole batch in one call. The least of several steps counts, since other work on the machine only makes one longer.
 
-Run: make bench NAME=pipeline
+Run: make bench NAME=pipeline, or python benchmarks/pipeline.py PART... with the parts planning, mlp, mlp_long,
+transformer, schedules, four, plans; the rows of other parts stay as they are in results/pipeline.json.
 """
 
 from __future__ import annotations
@@ -11,10 +14,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,105 +26,170 @@ import numpy as np
 from clary_parallel.graph import Graph, Operation
 from clary_parallel.partitioning import make_plan
 from clary_parallel.schedule import Costs, interleaved, simulate
-from measure import Measurement, report
+from data_parallel import torch_python
+from measure import RESULTS, Measurement, report
 
 HERE = Path(__file__).parent
-TESTS = HERE.parent / "packages" / "clary-parallel" / "tests"
-PEER_HOME = Path(os.environ.get("CLARY_BENCH_TORCH", "~/.cache/clary-bench-torch")).expanduser()
-ROUNDS = 3
+PROGRAMS = HERE / "pipeline_programs"
+sys.path.insert(0, str(HERE.parent / "packages" / "clary-parallel" / "tests"))
+
+from parallel_lab import SOURCE, environment  # noqa: E402
+
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+PEER = "torch.distributed.pipelining"
+Cases = dict[str, dict[str, Any]]
 
 
-def clary(partitions: int, microbatches: int) -> dict[str, Any]:
-    sys.path.insert(0, str(TESTS))
-    import parallel_lab
-
-    home = parallel_lab.environment()
+def clary(ranks: int, cases: Sequence[str], program: str = "clary.py") -> Cases:
+    """Measure cases with clary-parallel; their results by case."""
+    home = environment()
     variables = {
         **os.environ,
         **ONE_THREAD,
         "PATH": f"{home / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": str(parallel_lab.SOURCE),
+        "PYTHONPATH": str(SOURCE),
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    command = [str(home / "bin" / "python"), str(HERE / "pipeline_clary.py"), str(partitions), str(microbatches)]
-    if partitions > 1:
-        launch = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", str(partitions)]
+    command = [str(home / "bin" / "python"), str(PROGRAMS / program), *cases]
+    if ranks > 1:
+        launch = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+        if ranks > len(os.sched_getaffinity(0)):
+            launch += ["--mca", "mpi_yield_when_idle", "1"]
         command = [str(home / "bin" / "mpirun"), *launch, *command]
-    return last_line(subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout)
+    return found(subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600))
 
 
-def torch(partitions: int, microbatches: int) -> dict[str, Any]:
-    if not (PEER_HOME / "bin" / "python").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(PEER_HOME)], check=True)
-        subprocess.run([str(PEER_HOME / "bin" / "pip"), "install", "-q", "torch==2.13.0", "numpy"], check=True)
+def torch(ranks: int, cases: Sequence[str]) -> Cases:
+    """Measure cases with the peer."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = []
-    for rank in range(partitions):
-        place = {"RANK": str(rank), "WORLD_SIZE": str(partitions), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [
-            str(PEER_HOME / "bin" / "python"),
-            str(HERE / "pipeline_torch.py"),
-            str(partitions),
-            str(microbatches),
-        ]
-        ranks.append(
-            subprocess.Popen(command, env={**os.environ, **ONE_THREAD, **place}, stdout=subprocess.PIPE, text=True)
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(ranks)}
+    command = [str(torch_python()), str(PROGRAMS / "torch_peer.py"), *cases]
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **ONE_THREAD, **place, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-    outputs = [process.communicate(timeout=300)[0] for process in ranks]
-    return last_line(outputs[0])
+        for rank in range(ranks)
+    ]
+    ended = [process.communicate(timeout=600) for process in processes]
+    return found(subprocess.CompletedProcess(command, processes[0].returncode, *ended[0]))
 
 
-def last_line(text: str) -> dict[str, Any]:
-    lines = [line for line in text.splitlines() if line.startswith("{")]
-    return json.loads(lines[-1])
+def found(done: subprocess.CompletedProcess[str]) -> Cases:
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(done.args)} failed:\n{done.stderr[-3000:]}")
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {line["case"]: line for line in lines}
 
 
-def pipelines() -> list[Measurement]:
+def speed_ups(
+    ranks: int, cases: Sequence[str], bars: dict[str, float], rounds: int = 1
+) -> tuple[list[Measurement], Cases]:
+    """Rows of the speed-up over one process, ours beside the peer's; and our own measurements."""
+    alone = sorted(
+        {" ".join((model, kind, count)) for model, _, count in map(str.split, cases) for kind in ("parts", "whole")}
+    )
+    ours: Cases = {}
+    theirs: Cases = {}
+    # Each library's single process and its pipeline take turns, so that a slow minute of the machine meets both.
+    for _ in range(rounds):
+        for into, measure in ((ours, clary), (theirs, torch)):
+            least(into, measure(1, alone))
+            least(into, measure(ranks, cases))
     rows: list[Measurement] = []
-    for microbatches, bar in ((8, 1.70), (32, 1.80)):
-        found: dict[str, list[Any]] = {"ours": [], "torch": [], "piped": []}
-        for _ in range(ROUNDS):
-            piped = clary(2, microbatches)
-            found["ours"].append(clary(1, microbatches)["step"] / piped["step"])
-            found["torch"].append(torch(1, microbatches)["step"] / torch(2, microbatches)["step"])
-            found["piped"].append(piped)
-        ours, peer = statistics.median(found["ours"]), statistics.median(found["torch"])
-        rows.append(
-            Measurement(
-                f"speed-up of 2 stages, {microbatches} micro-batches",
-                ours,
-                "x",
-                f"torch.distributed.pipelining {peer:.2f} x",
-                bar,
-                ours >= bar and ours >= peer,
-            )
-        )
-        ranks = min((item["ranks"] for item in found["piped"]), key=lambda each: each[0]["step"])
-        step = max(rank["step"] for rank in ranks)
-        bubble = 1 - sum(rank["busy"] for rank in ranks) / (2 * step)
-        theory = 1 / (microbatches + 1)
-        bar = theory + 0.02
-        rows.append(
-            Measurement(f"bubble, {microbatches} micro-batches", bubble, "", f"theory {theory:.3f}", bar, bubble <= bar)
-        )
-        # The last stage runs its forward and backward as one: its F is both.
-        first, last = (rank["means"] for rank in ranks)
-        costs = Costs(forward=np.array([first["F"], last["F"] / 3]), backward=np.array([first["B"], last["F"] * 2 / 3]))
-        predicted = simulate(interleaved(2, microbatches), costs).step_time
-        error = abs(predicted - step) / step
-        rows.append(
-            Measurement(
-                f"predicted against measured step, {microbatches} micro-batches", error, "", None, 0.1, error <= 0.1
-            )
-        )
+    for case in cases:
+        model, schedule, count = case.split()
+        name = f"{ranks} stages: {model}, {schedule}, {count} micro-batches"
+        for kind, words in (("parts", "the same micro-batches alone"), ("whole", "the whole batch alone")):
+            one = " ".join((model, kind, count))
+            mine = ours[one]["step"] / ours[case]["step"]
+            peers = theirs[one]["step"] / theirs[case]["step"]
+            bar = bars.get(case) if kind == "parts" else None
+            ok = mine >= peers and (bar is None or mine >= bar)
+            peer = f"{PEER} {peers:.2f} x ({theirs[case]['step'] * 1e3:.0f} ms)"
+            rows.append(Measurement(f"{name}, over {words}", mine, "x", peer, bar, ok))
+        rows.append(Measurement(f"{name}: step", ours[case]["step"] * 1e3, "ms"))
+    return rows, ours
+
+
+def least(into: Cases, new: Cases) -> None:
+    for case, result in new.items():
+        if case not in into or result["step"] < into[case]["step"]:
+            into[case] = result
+
+
+def mlp() -> list[Measurement]:
+    """Two stages of the MLP on two cores, 8 micro-batches; and the overhead."""
+    rows = two("mlp interleaved 8", 1.70)
+    tiny = clary(2, ["tiny interleaved 32"])["tiny interleaved 32"]["step"]
+    # A rank runs a forward and a backward of each micro-batch, and next to no arithmetic.
+    took = tiny / 32 * 1e3
+    return [*rows, Measurement("2 stages: overhead for a micro-batch and stage", took, "ms", None, 0.5, took <= 0.5)]
+
+
+def mlp_long() -> list[Measurement]:
+    """Two stages of the MLP on two cores, 32 micro-batches."""
+    return two("mlp interleaved 32", 1.80)
+
+
+def transformer() -> list[Measurement]:
+    """Two stages of the Transformer on two cores, 8 micro-batches."""
+    return two("transformer interleaved 8", None)
+
+
+def two(case: str, bar: float | None) -> list[Measurement]:
+    """Two stages on two cores: the speed-up, the bubble, the prediction."""
+    rows, ours = speed_ups(2, [case], {} if bar is None else {case: bar})
+    model, _, count = case.split()
+    microbatches, watched = int(count), ours[case]["watched"]
+    step = watched["step"]
+    bubble = 1 - sum(watched["busy"]) / (2 * step)
+    theory = 1 / (microbatches + 1)
+    name = f"2 stages: {model}, {microbatches} micro-batches"
+    most = theory + 0.02
+    rows.append(Measurement(f"{name}: bubble", bubble, "", f"theory {theory:.3f}", most, bubble <= most))
+    # The last stage runs its forward and backward as one: its F is both.
+    first, last = watched["means"]
+    costs = Costs(
+        forward=np.array([first["F0"], last["F1"] / 3]),
+        backward=np.array([first["B0"], last["F1"] * 2 / 3]),
+        update=np.array(watched["update"]),
+    )
+    predicted = simulate(interleaved(2, microbatches), costs).step_time
+    error = abs(predicted - step) / step
+    rows.append(Measurement(f"{name}: predicted against measured step", error, "", None, 0.1, error <= 0.1))
+    return rows
+
+
+def schedules() -> list[Measurement]:
+    """The other schedules on two cores."""
+    kinds = ("simple", "virtual", "zero_bubble")
+    return speed_ups(2, [f"{model} {kind} 8" for model in ("mlp", "transformer") for kind in kinds], {})[0]
+
+
+def four() -> list[Measurement]:
+    """Four stages, which share the cores where there are fewer."""
+    kinds = ("simple", "interleaved", "virtual", "zero_bubble")
+    return speed_ups(4, [f"{model} {kind} 8" for model in ("mlp", "transformer") for kind in kinds], {})[0]
+
+
+def plans() -> list[Measurement]:
+    """Automatic plans beside every other contiguous plan, by measured time."""
+    rows: list[Measurement] = []
+    for family, result in clary(2, ["mlp", "residual", "transformer", "u_net"], "plans.py").items():
+        ratio = min(result["steps"].values()) / result["automatic"]
+        peer = f"best of {len(result['steps'])} contiguous plans"
+        rows.append(Measurement(f"automatic plan: {family}", ratio, "x", peer, 0.97, ratio >= 0.97))
     return rows
 
 
 def planning() -> list[Measurement]:
+    """How long planning and simulating take."""
     random = np.random.default_rng(0)
     operations = tuple(
         Operation(
@@ -129,17 +197,42 @@ def planning() -> list[Measurement]:
         )
         for i in range(10_000)
     )
-    began = time.perf_counter()
-    make_plan(Graph(operations, (9_999,)), 64)
-    planned = time.perf_counter() - began
-    began = time.perf_counter()
-    simulate(interleaved(1_024, 4_096), Costs(communication=0.1))
-    simulated = time.perf_counter() - began
+    graph = Graph(operations, (9_999,))
+    planned = seconds(lambda: make_plan(graph, 64))
+    simulated = seconds(lambda: simulate(interleaved(1_024, 4_096), Costs(communication=0.1)))
     return [
         Measurement("plan of 10,000 operations x 64 stages", planned, "s", None, 1.0, planned <= 1.0),
         Measurement("simulation of 1,024 stages x 4,096 micro-batches", simulated, "s", None, 10.0, simulated <= 10.0),
     ]
 
 
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+PARTS = {
+    "planning": planning,
+    "mlp": mlp,
+    "mlp_long": mlp_long,
+    "transformer": transformer,
+    "schedules": schedules,
+    "four": four,
+    "plans": plans,
+}
+
+
+def main(chosen: Sequence[str]) -> None:
+    unknown = set(chosen) - set(PARTS)
+    if unknown:
+        raise SystemExit(f"Parts are {', '.join(PARTS)}. Received: {', '.join(sorted(unknown))}.")
+    file = RESULTS / "pipeline.json"
+    rows = {row["name"]: Measurement(**row) for row in json.loads(file.read_text())} if file.exists() and chosen else {}
+    for part in chosen or PARTS:
+        rows.update((row.name, row) for row in PARTS[part]())
+    report("pipeline", rows.values())
+
+
 if __name__ == "__main__":
-    report("pipeline", [*planning(), *pipelines()])
+    main(sys.argv[1:])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from clary_parallel.partitioning import Plan, describe_plan, draw_plan, make_plan
+from clary_parallel.partitioning.report import duration
 from clary_parallel.schedule import Costs, draw_svg, draw_text, make_schedule, simulate
 
 
@@ -40,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--schedule", default="interleaved")
     plan.add_argument("--virtual", type=int, default=1, help="stages a rank (default: 1)")
     plan.add_argument("--optimize", choices=("memory", "speed"), default="memory")
+    plan.add_argument(
+        "--measure",
+        action=argparse.BooleanOptionalAction,
+        help="measure the time of each operation, or estimate it (default: measure with --optimize speed)",
+    )
     plan.add_argument("--svg", type=Path, help="write the coloured graph here")
     plan.add_argument("--chart", type=Path, help="write the chart of the schedule here, as SVG")
     return parser
@@ -47,17 +53,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> int:
     schedule = make_schedule(options.schedule, options.partitions, options.microbatches, options.virtual)
-    from clary_parallel.analyse import pins_of, trace_model
+    from clary_parallel.analyse import measure_operations, pins_of, trace_model, with_seconds
 
     traced = trace_model(_load(options.file, options.name), options.microbatch_size)
+    measures = options.optimize == "speed" if options.measure is None else options.measure
+    if measures:
+        traced = with_seconds(traced, measure_operations(traced, options.microbatch_size))
     stages = options.partitions * options.virtual
     plan = make_plan(traced.graph, stages, optimize=options.optimize, pins=pins_of(traced))
     print(describe_plan(plan))
+    if measures:
+        slowest = sorted(traced.graph.operations, key=lambda operation: -operation.seconds)[:5]
+        listed = ", ".join(f"{operation.name} {duration(operation.seconds)}" for operation in slowest)
+        print(f"Times are measured, forward and backward. The slowest operations: {listed}.")
+    else:
+        print("Times are estimates; --measure measures them.")
     prediction = simulate(schedule, costs_of(plan))
     print()
     print(draw_text(prediction))
     step, peak = prediction.step_time * 1e3, max(prediction.peak_bytes) / 2**20
-    print(f"Estimated: {step:.1f} ms a step on one core a rank, {peak:.0f} MiB on the fullest rank.")
+    how = "Predicted" if measures else "Estimated"
+    print(f"{how}: {step:.1f} ms a step on one core a rank, {peak:.0f} MiB on the fullest rank.")
     for path, drawing in ((options.svg, lambda: draw_plan(plan)), (options.chart, lambda: draw_svg(prediction))):
         if path is not None:
             path.write_text(drawing())
@@ -87,7 +103,11 @@ def _load(file: Path, name: str) -> Any:
     if name not in found:
         raise ValueError(f"{file} defines no {name!r}. Name the variable or function that holds the model with --name.")
     value = found[name]
-    return value() if callable(value) and not hasattr(value, "layers") else value
+    if callable(value) and not hasattr(value, "layers"):
+        from clary_parallel.pipelining.held import describe_model
+
+        return describe_model(value)
+    return value
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ def test_a_killed_rank_ends_the_job():
     assert not ended.reports
 
 
-def test_a_rank_that_hangs_ends_the_job_with_its_name():
+def test_a_rank_that_hangs_ends_the_job_with_its_name_and_stage():
     ended = parallel_lab.run_ranks(FAULTS, 2, "hangs", variables={"CLARY_PARALLEL_PATIENCE": "15"}, timeout=120)
 
     assert ended.code != 0
-    assert "rank 1" in ended.output + ended.errors
+    assert "for rank 1" in ended.errors
+    assert "of stage 1, which stage 0 needs" in ended.errors

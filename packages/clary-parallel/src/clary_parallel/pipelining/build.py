@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clary_parallel.analyse import pins_of, trace_model
+from clary_parallel.analyse import measure_operations, pins_of, trace_model, with_seconds
 from clary_parallel.data import world
 from clary_parallel.partitioning import make_plan, place
 from clary_parallel.partitioning.plan import Optimize
 from clary_parallel.pipelining.engine import Settings
+from clary_parallel.pipelining.held import describe_model
 from clary_parallel.pipelining.layout import lay_out
 from clary_parallel.pipelining.model import PipelineModel
 from clary_parallel.schedule import make_schedule
@@ -31,12 +32,15 @@ def pipeline(
     placement_strategy: str = "cluster",
     microbatch_size: int = 1,
     recompute: bool = False,
+    profile: bool | None = None,
     transport: Transport | None = None,
 ) -> PipelineModel:
     """Make a model train over several ranks, each with a part of it. Every rank calls it, with the same model.
 
     Args:
-        model: A Keras 3 model: Sequential, functional, or subclassed (called once before).
+        model: A function that builds a Keras 3 model: each rank then makes the weights of its own stages only, with the
+            values that they would have in one process. Or a model: Sequential, functional, or subclassed (called once
+            before); every rank then holds all weights.
         partitions: Parts of the model. The number of ranks is a multiple of it; what is more trains replicas.
         microbatches: Parts into which each batch is cut. Where it does not divide the batch, parts differ by one
             example; results stay those of the whole batch.
@@ -51,6 +55,8 @@ def pipeline(
         microbatch_size: Examples of a micro-batch, for the sizes of the plan.
         recompute: Keep no intermediate results from the forward; the backward computes them again, for a third more
             arithmetic and far less memory.
+        profile: Whether to measure the time of each operation, on the first rank, before partitioning; by default if
+            optimize="speed". Otherwise times are estimated from shapes.
         transport: The ranks; by default those that the launcher started (`mpirun`).
 
     Returns:
@@ -61,14 +67,20 @@ def pipeline(
         ValueError: The plan, the schedule or the number of ranks is impossible; the message says how.
 
     Example:
-        model = clary_parallel.pipeline(model, partitions=2, microbatches=8)
+        model = clary_parallel.pipeline(build_model, partitions=2, microbatches=8)
         model.compile("adam", "sparse_categorical_crossentropy")
         model.fit(x, y)
     """
     make_schedule(schedule, partitions, microbatches, virtual)
     ranks = transport or _connect()
     groups = place(ranks.size, partitions, placement_strategy)
+    if not hasattr(model, "layers"):
+        model = describe_model(model)
     traced = trace_model(model, microbatch_size)
+    if optimize == "speed" if profile is None else profile:
+        # All ranks must cut alike, so one of them measures.
+        seconds = measure_operations(traced, microbatch_size) if ranks.rank == 0 else None
+        traced = with_seconds(traced, ranks.broadcast_object(seconds))
     plan = make_plan(
         traced.graph,
         partitions * virtual,

@@ -13,8 +13,8 @@ import tensorflow as tf
 from clary_parallel.pipelining.layout import StageLayout
 from clary_parallel.pipelining.stage import Compiled, Crossing, Feed, LossFunction, Stage
 from clary_parallel.schedule import Schedule, make_schedule
-from clary_parallel.schedule.execute import Observer, execute
-from clary_parallel.transport import Transport
+from clary_parallel.schedule.execute import Observer, aligned_empty, execute
+from clary_parallel.transport import Request, Transport
 
 _DATA_TAG = 30_000
 
@@ -62,11 +62,17 @@ class Outcome:
 
     Args:
         loss: Loss of the batch, of all stages, with the losses that layers add. Known on every rank.
-        outputs: The model's outputs for the batch as flat arrays; empty but on the last stage's rank.
+        parts: The model's flat outputs for each micro-batch; empty but on the last stage's rank.
     """
 
     loss: float
-    outputs: list[Any]
+    parts: dict[int, list[Any]]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The model's outputs for the whole batch, flat."""
+        columns = zip(*(self.parts[number] for number in range(len(self.parts))), strict=True)
+        return [np.concatenate([np.asarray(part) for part in column]) for column in columns]
 
 
 class Engine:
@@ -105,33 +111,36 @@ class Engine:
             self._schedules[key] = make_schedule(name, self.settings.partitions, microbatches, self.settings.virtual)
         return self._schedules[key]
 
-    def step(self, batch: Batch, training: bool) -> Outcome:
+    def step(self, batch: Batch, training: bool, loss_scale: float = 1.0, may_overflow: bool = False) -> Outcome:
         """Run a batch through the pipeline; in training, gradients of weights add up in `gradients`.
 
         The data of the pipeline's first rank counts: it is sent to the ranks that read it.
 
+        Args:
+            batch: The data.
+            training: Whether there are backwards.
+            loss_scale: What gradients are multiplied with.
+            may_overflow: Whether a loss that is not finite is no error, because a smaller scale will mend it.
+
         Raises:
             NotFiniteError: The loss of a training step is not finite.
         """
-        batch = self._share_batch(batch)
+        batch, sending = self._share_batch(batch)
         count = min(self.settings.microbatches, batch.size)
         if count < 1:
             raise ValueError("A batch must hold at least one example. Received: an empty batch.")
         edges = [round(batch.size * number / count) for number in range(count + 1)]
         schedule = self.schedule(training, count)
         stages = self._stages[training]
-        feeds = {number: self._feeds(number, batch, edges) for number in stages}
+        feeds = {number: self._feeds(number, batch, edges, loss_scale) for number in stages}
         adds_losses = self._begin(stages, feeds, batch, edges, training)
         execute(schedule, stages, self.transport, self.observer)
+        for request in sending:
+            request.wait()
         loss = self._loss(stages, adds_losses)
-        if training and not np.isfinite(loss):
+        if training and not np.isfinite(loss) and not may_overflow:
             self._blame(loss, count, feeds, batch, edges)
-        outputs: list[Any] = []
-        if self.is_last:
-            results = stages[len(self.layouts) - 1].results.outputs
-            columns = zip(*(results[number] for number in range(count)), strict=True)
-            outputs = [np.concatenate([np.asarray(part) for part in column]) for column in columns]
-        return Outcome(loss, outputs)
+        return Outcome(loss, stages[len(self.layouts) - 1].results.outputs if self.is_last else {})
 
     def synchronise(self) -> None:
         """Give every rank the weights of all stages, as their owners have them."""
@@ -155,10 +164,10 @@ class Engine:
             first += count
         return stages
 
-    def _share_batch(self, batch: Batch) -> Batch:
-        """Let the first rank's inputs and targets reach who reads them."""
+    def _share_batch(self, batch: Batch) -> tuple[Batch, list[Request]]:
+        """Let the first rank's inputs and targets reach who reads them; the first rank's sends are under way."""
         if self.transport.size == 1:
-            return batch
+            return batch, []
         ends: dict[int, set[int]] = {}
         count = len(batch.inputs)
         for layout in self.layouts:
@@ -167,27 +176,28 @@ class Engine:
         for number in range(count, count + len(batch.targets) + len(batch.sample_weights)):
             ends.setdefault(number, set()).add(self.owner[-1])
         items = [*batch.inputs, *batch.targets, *batch.sample_weights]
-        requests: list[Any] = []
+        sending: list[Request] = []
+        receiving: list[Request] = []
         for number, item in enumerate(items):
             for rank in sorted(ends.get(number, set()) - {0}):
                 if self.transport.rank == 0:
-                    requests.append(self.transport.isend(item, rank, _DATA_TAG + number))
+                    sending.append(self.transport.isend(item, rank, _DATA_TAG + number))
                 elif self.transport.rank == rank:
-                    items[number] = np.empty_like(item)
-                    requests.append(self.transport.irecv(items[number], 0, _DATA_TAG + number))
-        for request in requests:
+                    items[number] = aligned_empty(item.shape, item.dtype)
+                    receiving.append(self.transport.irecv(items[number], 0, _DATA_TAG + number))
+        for request in receiving:
             request.wait()
         targets = count + len(batch.targets)
-        return Batch(items[:count], items[count:targets], items[targets:])
+        return Batch(items[:count], items[count:targets], items[targets:]), sending
 
-    def _feeds(self, stage: int, batch: Batch, edges: list[int]) -> list[Feed]:
+    def _feeds(self, stage: int, batch: Batch, edges: list[int], loss_scale: float) -> list[Feed]:
         layout, last = self.layouts[stage], stage == len(self.layouts) - 1
         feeds: list[Feed] = []
         for begin, end in pairwise(edges):
             inputs = [batch.inputs[number][begin:end] for number in layout.model_inputs]
             targets = [item[begin:end] for item in batch.targets] if last else []
             weights = [item[begin:end] for item in batch.sample_weights] if last else []
-            feeds.append(Feed(inputs, targets, weights, (end - begin) / batch.size))
+            feeds.append(Feed(inputs, targets, weights, (end - begin) / batch.size, loss_scale))
         return feeds
 
     def _begin(
@@ -255,8 +265,6 @@ class Engine:
         watched = {number: _Watched(stage, found.append) for number, stage in stages.items()}
         execute(self.schedule(False, count), watched, self.transport)
         everyone = [item for rank in self.transport.allgather_object(found) for item in rank]
-        for gradient in self.gradients:
-            gradient.assign(tf.zeros_like(gradient))
         if not everyone:
             raise NotFiniteError(
                 f"The loss is {loss}, though every stage's results were finite. Look at the loss function."

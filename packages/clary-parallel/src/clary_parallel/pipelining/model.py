@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
 import keras  # pyright: ignore[reportMissingImports]
-import numpy as np
 import tensorflow as tf
 
 from clary_parallel.analyse import TracedModel
 from clary_parallel.partitioning import Plan, describe_plan
-from clary_parallel.pipelining.engine import Batch, Engine, Settings
+from clary_parallel.pipelining.batches import Given, flat_batch, joined, sums_losses
+from clary_parallel.pipelining.engine import Engine, Outcome, Settings
+from clary_parallel.pipelining.gathering import written_to_disk
+from clary_parallel.pipelining.holding import Holding
 from clary_parallel.pipelining.layout import StageLayout
+from clary_parallel.pipelining.update import Update, loss_scale, scales_losses
 from clary_parallel.schedule.execute import Observer
 from clary_parallel.transport import Transport
 
 _Model: Any = keras.Model
 
 
-class _Structures:
-    """In which structures targets and sample weights were given. Not attributes of the model: Keras wraps those."""
-
-    targets: Any = None
-    sample_weights: Any = None
-
-
 class PipelineModel(_Model):
     """A Keras model that trains over a pipeline. Made by `clary_parallel.pipeline`; every rank runs the same program.
 
-    Each rank computes its own stages; the data of the first rank counts. After `fit` every rank has all trained
-    weights. `save` writes the ordinary, whole model, on the first rank.
+    Each rank computes its own stages; the data of the first rank counts. `save` writes the ordinary, whole model with
+    its optimizer's state, on the first rank. Where the pipeline was given a model, every rank has all trained weights
+    after `fit`; where it was given a function, each rank holds its own stages' weights only.
 
     Args:
         whole: The user's model.
@@ -58,11 +57,13 @@ class PipelineModel(_Model):
         self.plan = plan
         self.settings = settings
         self.transport = transport
+        self.holding = Holding(whole, layouts, settings.partitions, transport, replicas)
         self._traced, self._layouts, self._replicas = traced, layouts, replicas
         self._engine: Engine | None = None
-        self._apply: Any = None
+        self._update: Update | None = None
         self._last_logs: dict[str, Any] = {}
-        self._given = _Structures()
+        self.last_update_seconds = 0.0
+        self._given = Given()
         self._clip_all: float | None = None
         self._sums = False
         self.built = True
@@ -86,16 +87,12 @@ class PipelineModel(_Model):
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **options: Any) -> None:
         """As `keras.Model.compile`. `global_clipnorm` of the optimizer counts over all stages."""
         super().compile(optimizer=optimizer, loss=loss, **options)
+        self._given.compiled_with = {"loss": loss, **options}
         if self.optimizer is not None:
-            if type(self.optimizer).__name__ == "LossScaleOptimizer":
-                raise ValueError(
-                    "A pipeline does not scale losses. Use a mixed_bfloat16 policy instead of mixed_float16, or "
-                    "auto_scale_loss=False."
-                )
-            self._clip_all = self.optimizer.global_clipnorm
-            self.optimizer.global_clipnorm = None
-        self._sums = _sums_losses(loss)
-        self._engine, self._apply = None, None
+            inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+            self._clip_all, inner.global_clipnorm = inner.global_clipnorm, None
+        self._sums = sums_losses(loss)
+        self._engine, self._update = None, None
 
     def summary(self, *arguments: Any, **options: Any) -> None:
         """The whole model's summary and the table of its stages."""
@@ -121,8 +118,11 @@ class PipelineModel(_Model):
         """The last rank's metrics, which every rank was told."""
         return dict(self._last_logs)
 
+    def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Nothing: Keras would run the whole model here, and make state for all of its weights."""
+
     def fit(self, *arguments: Any, **options: Any) -> Any:
-        """As `keras.Model.fit`; afterwards every rank has all weights."""
+        """As `keras.Model.fit`; afterwards every rank has all weights, unless each holds its own stages' only."""
         self._quiet(options)
         history = super().fit(*arguments, **options)
         self.synchronise()
@@ -139,37 +139,48 @@ class PipelineModel(_Model):
         return super().predict(*arguments, **options)
 
     def get_weights(self) -> list[Any]:
-        """The whole model's weights."""
-        self.synchronise()
-        return self.whole.get_weights()
+        """The whole model's weights. Collective."""
+        self._running()
+        return self.holding.all_weights()
 
     def set_weights(self, weights: list[Any]) -> None:
-        """Set the whole model's weights, on every rank."""
+        """Set the whole model's weights, on every rank; each takes what it holds."""
         self.whole.set_weights(weights)
 
     def save(self, filepath: Any, *arguments: Any, **options: Any) -> None:
-        """Save the whole, ordinary model. Collective; the first rank writes."""
-        self.synchronise()
-        if self.transport.rank == 0 and (self._replicas is None or self._replicas.rank == 0):
-            self.whole.save(filepath, *arguments, **options)
-        self.transport.barrier()
+        """Save the whole, ordinary model with its optimizer's state. Collective; the first rank writes."""
+        self._write(lambda: self.whole.save(filepath, *arguments, **options))
 
     def save_weights(self, filepath: Any, *arguments: Any, **options: Any) -> None:
-        """Save the whole model's weights, for any number of partitions. Collective; the first rank writes."""
-        self.synchronise()
-        if self.transport.rank == 0 and (self._replicas is None or self._replicas.rank == 0):
-            self.whole.save_weights(filepath, *arguments, **options)
-        self.transport.barrier()
+        """Save a checkpoint: the whole model's weights and the optimizer's state. Collective; the first rank writes."""
+        self._write(lambda: self.whole.save_weights(filepath, *arguments, **options))
 
     def load_weights(self, filepath: Any, *arguments: Any, **options: Any) -> None:
-        """Load the whole model's weights, on every rank."""
-        self.whole.load_weights(filepath, *arguments, **options)
+        """Load a checkpoint that any number of partitions saved, or one process; each rank takes what it holds."""
+        self._running()
+        with self._as_one_model():
+            self.whole.load_weights(filepath, *arguments, **options)
+
+    def export(self, filepath: Any, *arguments: Any, **options: Any) -> None:
+        """Write the whole model as a SavedModel. Collective; the first rank writes.
+
+        Raises:
+            ValueError: No rank holds the whole model.
+        """
+        if self.holding.is_divided:
+            raise ValueError(
+                "No rank holds the whole model, which a SavedModel is made from. Save it as .keras, load that with "
+                "keras.saving.load_model where it fits, and export it there."
+            )
+        self._write(lambda: self.whole.export(filepath, *arguments, **options))
 
     # --- steps ---
 
     def synchronise(self) -> None:
-        """Give every rank the current weights of all stages. Collective."""
-        self._running().synchronise()
+        """Give every rank the current weights of all stages, where ranks hold them all. Collective."""
+        engine = self._running()
+        if not self.holding.is_divided:
+            engine.synchronise()
 
     def train_on(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, Any]:
         """One training step on a batch, for loops of one's own. Returns the logs, on every rank."""
@@ -181,79 +192,95 @@ class PipelineModel(_Model):
 
     def _running(self) -> Engine:
         if self._engine is None:
-            self._engine = Engine(self._layouts, self.settings, self.transport, self._flat_loss)
-            if self._replicas is not None:
-                for variable in self.whole.variables:
-                    value = np.ascontiguousarray(np.asarray(variable.value))
-                    self._replicas.broadcast(value)
-                    variable.assign(value)
-            self._engine.synchronise()
+            engine = self._engine = Engine(self._layouts, self.settings, self.transport, self._flat_loss)
+            self.holding.agree()
+            if self.optimizer is not None:
+                self.holding.build_optimizer(self.optimizer)
+            if not self.holding.is_divided:
+                engine.synchronise()
         return self._engine
+
+    def _write(self, write: Callable[[], Any]) -> None:
+        """Let the first rank write the whole model."""
+        self.synchronise()
+        if self._replicas is None or self._replicas.rank == 0:
+            with self.holding.gathering().on_first_rank() as is_first:
+                if is_first:
+                    with self._as_one_model(), written_to_disk():
+                        write()
+        self.transport.barrier()
+
+    @contextlib.contextmanager
+    def _as_one_model(self) -> Generator[None]:
+        """Inside, the whole model is compiled as this one, so that the optimizer's state is part of it."""
+        if self.optimizer is None:
+            yield
+            return
+        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        inner.global_clipnorm = self._clip_all
+        self.whole.compile(optimizer=self.optimizer, **self._given.compiled_with)
+        try:
+            yield
+        finally:
+            inner.global_clipnorm = None
 
     def _each(self, iterator: Any, step: Any) -> Any:
         results = [step(data) for data in iterator] if isinstance(iterator, list) else [step(next(iterator))]
         if not results:
             raise StopIteration
         if step == self._predict_step and len(results) > 1:
-            return keras.tree.map_structure(_joined, *results)
+            return keras.tree.map_structure(joined, *results)
         return results[-1]
 
     def _train_step(self, data: Any) -> dict[str, Any]:
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, weights = self._unpacked(data)
         engine = self._running()
-        outcome = engine.step(self._batch(x, y, weights), training=True)
-        self._update(engine)
+        # Half precision overflows now and then; below a scale of 1 no smaller one will mend it.
+        may_overflow = scales_losses(self.optimizer) and loss_scale(self.optimizer) >= 1.0
+        batch = flat_batch(x, y, weights, self._traced.inputs)
+        outcome = engine.step(batch, True, loss_scale(self.optimizer), may_overflow)
+        if self._update is None:
+            variables = [engine.variables[index] for index in engine.with_gradient]
+            gradients = [engine.gradients[index] for index in engine.with_gradient]
+            self._update = Update(self.optimizer, variables, gradients, self.transport, self._replicas, self._clip_all)
+        began = time.perf_counter()
+        self._update()
+        self.last_update_seconds = time.perf_counter() - began
         return self._log(engine, outcome, x, y, weights)
 
     def _test_step(self, data: Any) -> dict[str, Any]:
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, weights = self._unpacked(data)
         engine = self._running()
-        outcome = engine.step(self._batch(x, y, weights), training=False)
+        outcome = engine.step(flat_batch(x, y, weights, self._traced.inputs), training=False)
         return self._log(engine, outcome, x, y, weights)
 
     def _predict_step(self, data: Any) -> Any:
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         engine = self._running()
-        outcome = engine.step(self._batch(x, None, None), training=False)
-        outputs = self.transport.broadcast_object(outcome.outputs, engine.owner[-1])
+        outcome = engine.step(flat_batch(x, None, None, self._traced.inputs), training=False)
+        outputs = self.transport.broadcast_object(outcome.outputs if engine.is_last else None, engine.owner[-1])
         tensors = [tf.convert_to_tensor(item) for item in outputs]
         return keras.tree.pack_sequence_as(self._traced.structure, tensors)
 
-    def _log(self, engine: Engine, outcome: Any, x: Any, y: Any, weights: Any) -> dict[str, Any]:
+    def _log(self, engine: Engine, outcome: Outcome, x: Any, y: Any, weights: Any) -> dict[str, Any]:
         """Metrics of the batch, computed where the outputs are and told to every rank."""
         logs: dict[str, Any] | None = None
         if engine.is_last:
-            predictions = keras.tree.pack_sequence_as(self._traced.structure, outcome.outputs)
             size = keras.tree.flatten(x)[0].shape[0]
             self._loss_tracker.update_state(outcome.loss, sample_weight=size)
-            self.compute_metrics(x, y, predictions, weights)
-            logs = {name: float(value) for name, value in super().get_metrics_result().items()}
+            if self._given.compiled_with.get("metrics") or self._given.compiled_with.get("weighted_metrics"):
+                predictions = keras.tree.pack_sequence_as(self._traced.structure, outcome.outputs)
+                self.compute_metrics(x, y, predictions, weights)
+                logs = {name: float(value) for name, value in super().get_metrics_result().items()}
+            else:
+                logs = {"loss": float(self._loss_tracker.result())}
         self._last_logs = self.transport.broadcast_object(logs, engine.owner[-1])
         return dict(self._last_logs)
 
-    def _update(self, engine: Engine) -> None:
-        """Apply the gradients of this rank's stages."""
-        if self._replicas is not None:
-            _average(engine.gradients, self._replicas)
-        scale = np.float32(1.0)
-        if self._clip_all is not None:
-            squares = np.array([sum(float(tf.reduce_sum(tf.square(item))) for item in engine.gradients)])
-            self.transport.allreduce(squares)
-            norm = float(np.sqrt(squares[0]))
-            scale = np.float32(self._clip_all / max(norm, self._clip_all))
-        if self._apply is None:
-            variables = [engine.variables[index] for index in engine.with_gradient]
-            gradients = [engine.gradients[index] for index in engine.with_gradient]
-            self.optimizer.build(variables)
-
-            def apply(factor: Any) -> None:
-                self.optimizer.apply([tf.cast(factor, item.dtype) * item for item in gradients], variables)
-                for item in gradients:
-                    item.assign(tf.zeros_like(item))
-
-            self._apply = tf.function(apply, autograph=False)
-        if engine.with_gradient:
-            self._apply(tf.constant(scale))
+    def _unpacked(self, data: Any) -> tuple[Any, Any, Any]:
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        self._given.targets, self._given.sample_weights = y, weights
+        return x, y, weights
 
     def _flat_loss(self, targets: list[Any], outputs: list[Any], weights: list[Any], share: Any) -> Any:
         """The compiled loss of a micro-batch."""
@@ -266,68 +293,7 @@ class PipelineModel(_Model):
         # Micro-batches count by their share of the batch; a sum counts each example once.
         return loss / share if self._sums else loss
 
-    def _batch(self, x: Any, y: Any, weights: Any) -> Batch:
-        if isinstance(x, dict) and all(tensor.name in x for tensor in self._traced.inputs):
-            inputs = [x[tensor.name] for tensor in self._traced.inputs]
-        else:
-            inputs = keras.tree.flatten(x)
-        if len(inputs) != len(self._traced.inputs):
-            raise ValueError(f"The model takes {len(self._traced.inputs)} inputs. Received: {len(inputs)}.")
-        self._given.targets, self._given.sample_weights = y, weights
-        targets = [] if y is None else keras.tree.flatten(y)
-        sample_weights = [] if weights is None else keras.tree.flatten(weights)
-        return Batch(
-            [_numpy(item) for item in inputs],
-            [_numpy(item) for item in targets],
-            [_numpy(item) for item in sample_weights],
-        )
-
     def _quiet(self, options: dict[str, Any]) -> None:
         """One progress bar, the first rank's."""
         if self.transport.rank or (self._replicas is not None and self._replicas.rank):
             options["verbose"] = 0
-
-
-def _sums_losses(loss: Any) -> bool:
-    """Whether losses are sums over the batch (otherwise they are means).
-
-    Raises:
-        ValueError: Some are and some are not, or a loss is neither: its micro-batches would not add up to the batch.
-    """
-    reductions = {getattr(item, "reduction", "sum_over_batch_size") for item in keras.tree.flatten(loss)}
-    kinds = {
-        "sum" if item == "sum" else "mean" for item in reductions if item in ("sum", "sum_over_batch_size", "mean")
-    }
-    if len(kinds) > 1 or not reductions <= {"sum", "sum_over_batch_size", "mean"}:
-        raise ValueError(
-            "A pipeline adds up the losses of micro-batches: all losses must have the reduction 'sum_over_batch_size', "
-            f"or all 'sum'. Received: {sorted(str(item) for item in reductions)}."
-        )
-    return kinds == {"sum"}
-
-
-def _average(gradients: Sequence[Any], replicas: Transport) -> None:
-    """The mean of the replicas' gradients, in one buffer."""
-    if not gradients:
-        return
-    arrays = [np.asarray(item) for item in gradients]
-    buffer = np.concatenate([array.ravel().astype(np.float32, copy=False) for array in arrays])
-    replicas.allreduce(buffer)
-    buffer /= replicas.size
-    start = 0
-    for item, array in zip(gradients, arrays, strict=True):
-        item.assign(buffer[start : start + array.size].reshape(array.shape).astype(array.dtype, copy=False))
-        start += array.size
-
-
-def _joined(*parts: Any) -> Any:
-    return tf.concat(parts, axis=0)
-
-
-def _numpy(item: Any) -> Any:
-    array = np.ascontiguousarray(np.asarray(item))
-    if array.dtype.hasobject:
-        raise ValueError(
-            "A pipeline takes numbers. Turn strings into numbers in the input pipeline (tf.data), not in the model."
-        )
-    return array

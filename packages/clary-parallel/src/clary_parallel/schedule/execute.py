@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,9 @@ from clary_parallel.transport import Request, Transport
 
 Arrays = Sequence[np.ndarray[Any, Any]]
 Spec = tuple[tuple[int, ...], np.dtype[Any]]
+
+ALIGNMENT = 64
+"""Received buffers begin at a multiple of this many bytes, so that a framework may take them without a copy."""
 
 _AHEAD = 4
 
@@ -89,6 +93,7 @@ class _Step:
         self.local: dict[Action, Arrays] = {}
         self.sending: deque[tuple[Request, np.ndarray[Any, Any]]] = deque()
         self.next_to_post = 0
+        self.splits_backward = schedule.splits_backward
 
     def run(self) -> None:
         skip = False
@@ -118,7 +123,7 @@ class _Step:
         action = self.actions[place]
         return (
             action.stage == self.schedule.stages - 1
-            and not self.schedule.splits_backward
+            and not self.splits_backward
             and place + 1 < len(self.actions)
             and self.actions[place + 1] == Action(action.stage, action.microbatch, Work.BACKWARD)
         )
@@ -138,8 +143,9 @@ class _Step:
                 else program.backward_specs(action.microbatch)
             )
             # Never used again after the step: a framework may keep a received buffer as a tensor without a copy.
-            buffers = [np.empty(shape, dtype) for shape, dtype in specs]
-            requests = [self.transport.irecv(buffer, self._rank(source.stage), _tag(source)) for buffer in buffers]
+            buffers = [aligned_empty(shape, dtype) for shape, dtype in specs]
+            peer, about = self._rank(source.stage), f"{source}, which stage {action.stage} needs"
+            requests = [self.transport.irecv(buffer, peer, _tag(source), about) for buffer in buffers]
             self.posted[action] = (buffers, requests)
 
     def _take(self, action: Action) -> Arrays:
@@ -183,6 +189,14 @@ class _Step:
 
     def _rank(self, stage: int) -> int:
         return self.schedule.rank_of(stage)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """An array whose memory begins at a multiple of `ALIGNMENT`."""
+    count = prod(shape) * dtype.itemsize
+    memory = np.empty(count + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + count].view(dtype).reshape(shape)
 
 
 def _tag(action: Action) -> int:

@@ -109,8 +109,8 @@ class Transport(Protocol):
         """
         ...
 
-    def irecv(self, buffer: Buffer, peer: int, tag: int = 0) -> Request:
-        """Receive into a buffer from a rank."""
+    def irecv(self, buffer: Buffer, peer: int, tag: int = 0, about: str = "") -> Request:
+        """Receive into a buffer from a rank. `about` says what is received, for the message when it does not come."""
         ...
 
     def barrier(self) -> None:

@@ -1,32 +1,30 @@
 """Ranks that are threads of one process: for tests, for the devices of one host, and for a program alone (one rank).
 
-Everything goes through one meeting place (`_Place`) under one lock, so it is simple before it is fast.
+Everything goes through one meeting place (`Place`) under one lock, so it is simple before it is fast.
 """
 
 from __future__ import annotations
 
 import pickle
 import threading
-import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from clary_parallel.errors import Aborted, ParallelError, PeerStuck
+from clary_parallel.errors import Aborted, ParallelError
 from clary_parallel.transport.base import Buffer, Operation, Request, Transport, default_patience
+from clary_parallel.transport.meeting import Place, Shared
 
 Result = TypeVar("Result")
-Value = TypeVar("Value")
 
 _COMBINE: dict[str, Callable[[Buffer, Buffer], Buffer]] = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 
 
 def solo() -> InProcessTransport:
     """The transport of a program that runs alone: one rank."""
-    return InProcessTransport(_Place(1, _Shared()), 0, default_patience())
+    return InProcessTransport(Place(1, Shared()), 0, default_patience())
 
 
 def run_threads(size: int, program: Callable[[Transport], Result], patience: float | None = None) -> list[Result]:
@@ -34,7 +32,7 @@ def run_threads(size: int, program: Callable[[Transport], Result], patience: flo
 
     When ranks raise, the others are ended and the first error is raised here.
     """
-    place = _Place(size, _Shared())
+    place = Place(size, Shared())
     results: dict[int, Result] = {}
     errors: list[BaseException] = []
 
@@ -59,7 +57,7 @@ def run_threads(size: int, program: Callable[[Transport], Result], patience: flo
 class InProcessTransport:
     """One thread's view of its group. Made by `solo`, `run_threads` and `group`."""
 
-    def __init__(self, place: _Place, rank: int, patience: float) -> None:
+    def __init__(self, place: Place, rank: int, patience: float) -> None:
         self._place = place
         self._rank = rank
         self._patience = patience
@@ -94,7 +92,7 @@ class InProcessTransport:
         self._place.post((self._rank, peer, tag), buffer.copy())
         return _Waiting(lambda: True, self._place, self._patience, lambda: "")
 
-    def irecv(self, buffer: Buffer, peer: int, tag: int = 0) -> Request:
+    def irecv(self, buffer: Buffer, peer: int, tag: int = 0, about: str = "") -> Request:
         self._check_peer(peer)
         take = self._place.expect((peer, self._rank, tag))
 
@@ -109,7 +107,10 @@ class InProcessTransport:
             arrived,
             self._place,
             self._patience,
-            lambda: f"rank {self._rank} waited {self._patience:g} s for a message of rank {peer} with tag {tag}",
+            lambda: (
+                f"rank {self._rank} waited {self._patience:g} s for a message of rank {peer} with tag {tag}"
+                + (f" ({about})" if about else "")
+            ),
         )
 
     def barrier(self) -> None:
@@ -189,7 +190,7 @@ class _Waiting:
     """A request whose end is a condition on the meeting place."""
 
     done: Callable[[], bool]
-    place: _Place
+    place: Place
     patience: float
     stuck: Callable[[], str]
     finished: bool = False
@@ -205,98 +206,6 @@ class _Waiting:
         if not self.finished:
             self.place.wait(lambda: self.done() or None, self.patience, self.stuck)
             self.finished = True
-
-
-@dataclass
-class _Shared:
-    """What all groups of one run share: the lock, and the reason why the run failed."""
-
-    changed: threading.Condition = field(default_factory=threading.Condition)
-    failure: str | None = None
-
-    def fail(self, reason: str) -> None:
-        with self.changed:
-            self.failure = self.failure or reason
-            self.changed.notify_all()
-
-    def check(self) -> None:
-        if self.failure is not None:
-            raise Aborted(self.failure)
-
-
-class _Place:
-    """Where the ranks of one group meet: mailboxes for messages, a table of arrivals for collectives."""
-
-    def __init__(self, size: int, shared: _Shared) -> None:
-        self.size = size
-        self.shared = shared
-        self._mail: dict[tuple[int, int, int], deque[Buffer]] = defaultdict(deque)
-        self._turns: dict[tuple[int, int, int], deque[object]] = defaultdict(deque)
-        self._arrivals: dict[int, dict[int, Any]] = {}
-        self._left: dict[int, int] = defaultdict(int)
-        self._last = ["nothing yet"] * size
-        self._parts: dict[tuple[int, tuple[int, ...]], _Place] = {}
-
-    def post(self, key: tuple[int, int, int], message: Buffer) -> None:
-        with self.shared.changed:
-            self.shared.check()
-            self._mail[key].append(message)
-            self.shared.changed.notify_all()
-
-    def expect(self, key: tuple[int, int, int]) -> Callable[[], Buffer | None]:
-        """Queue for the next message; receives of one sender and tag are served in the order they were posted."""
-        turn = object()
-        with self.shared.changed:
-            self._turns[key].append(turn)
-
-        def take() -> Buffer | None:
-            if not self._mail[key] or self._turns[key][0] is not turn:
-                return None
-            self._turns[key].popleft()
-            self.shared.changed.notify_all()
-            return self._mail[key].popleft()
-
-        return take
-
-    def arrive(self, rank: int, number: int, call: str, value: Any) -> Callable[[], list[Any] | None]:
-        with self.shared.changed:
-            self.shared.check()
-            self._arrivals.setdefault(number, {})[rank] = value
-            self._last[rank] = f"{call} (call {number})"
-            self.shared.changed.notify_all()
-
-        def collect() -> list[Any] | None:
-            arrived = self._arrivals[number]
-            if len(arrived) < self.size:
-                return None
-            self._left[number] += 1
-            if self._left[number] == self.size:
-                del self._arrivals[number], self._left[number]
-            return [arrived[peer] for peer in range(self.size)]
-
-        return collect
-
-    def missing(self, number: int) -> str:
-        absent = [rank for rank in range(self.size) if rank not in self._arrivals.get(number, {})]
-        return "; ".join(f"rank {rank}, which did last: {self._last[rank]}" for rank in absent)
-
-    def wait(self, done: Callable[[], Value | None], patience: float, stuck: Callable[[], str]) -> Value:
-        end = time.monotonic() + patience
-        with self.shared.changed:
-            while True:
-                self.shared.check()
-                value = done()
-                if value is not None:
-                    return value
-                left = end - time.monotonic()
-                if not self.shared.changed.wait(min(left, threading.TIMEOUT_MAX)) and time.monotonic() >= end:
-                    self.shared.failure = stuck()
-                    self.shared.changed.notify_all()
-                    raise PeerStuck(self.shared.failure)
-
-    def part(self, number: int, ranks: tuple[int, ...]) -> _Place:
-        with self.shared.changed:
-            return self._parts.setdefault((number, ranks), _Place(len(ranks), self.shared))
 
 
 def _fill(buffer: Buffer, message: Buffer, peer: int, tag: int) -> None:

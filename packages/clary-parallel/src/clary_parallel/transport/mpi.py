@@ -106,10 +106,11 @@ class MpiTransport:
         request = self._communicator.Isend(self._bytes(buffer), peer, tag)
         return _MpiRequest(self, [request], f"a send to rank {peer} with tag {tag}", (self._members[peer],))
 
-    def irecv(self, buffer: Buffer, peer: int, tag: int = 0) -> Request:
+    def irecv(self, buffer: Buffer, peer: int, tag: int = 0, about: str = "") -> Request:
         self._check_peer(peer)
         request = self._communicator.Irecv(self._bytes(buffer), peer, tag)
-        return _MpiRequest(self, [request], f"a receive from rank {peer} with tag {tag}", (self._members[peer],))
+        call = f"a receive from rank {peer} with tag {tag}" + (f" ({about})" if about else "")
+        return _MpiRequest(self, [request], call, (self._members[peer],))
 
     def barrier(self) -> None:
         with self.inside("barrier"):

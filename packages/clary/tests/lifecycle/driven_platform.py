@@ -76,7 +76,7 @@ class PlayedCluster:
     def place(self, wanted: tuple[Resources, ...], taken: tuple[Placement, ...]) -> tuple[Placement, ...] | None:
         return pack(self.nodes(), wanted, taken)
 
-    def start(self, spec: HostSpec, placement: Placement) -> str:
+    def start(self, spec: HostSpec, placement: Placement, together: tuple[Placement, ...] = ()) -> str:
         if self.refuse is not None:
             raise self.refuse
         if spec.host_id not in {known.host_id for known in self.started}:

@@ -21,7 +21,7 @@ from clary.host import limits, network
 from clary.host.processes import HOST_ID_VARIABLE
 from clary.host.serving_spec import AnySpec
 from clary.host.spec import HostReport
-from clary.host.standby import Standby
+from clary.host.standby import Standby, Starter
 from clary.settings import Settings
 
 NODE_NAME = "local"
@@ -56,17 +56,20 @@ class LocalCluster:
         self,
         settings: Settings,
         *,
-        standby: Standby | None = None,
+        standby: Starter | None = None,
         total: Resources | None = None,
     ) -> None:
         self._folders = settings.home / "hosts"
-        self._standby = standby or Standby(_supervisor_environment())
+        self._standby: Starter = standby or Standby(supervisor_environment())
         self._nodes = (Node(NODE_NAME, total or machine_resources()),)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._children_lock = threading.Lock()
 
     def nodes(self) -> tuple[Node, ...]:
         return self._nodes
+
+    def problem(self) -> str:
+        return ""
 
     def prepare(self) -> None:
         self._standby.prepare()
@@ -77,7 +80,7 @@ class LocalCluster:
     def place(self, wanted: tuple[Resources, ...], taken: tuple[Placement, ...]) -> tuple[Placement, ...] | None:
         return pack(self._nodes, wanted, taken)
 
-    def start(self, spec: AnySpec, placement: Placement) -> str:
+    def start(self, spec: AnySpec, placement: Placement, together: tuple[Placement, ...] = ()) -> str:
         folder = self._folders / spec.host_id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(folder):
@@ -153,8 +156,8 @@ class LocalCluster:
             return None if child is None else child.poll()
 
 
-def _supervisor_environment() -> dict[str, str]:
-    """The server's environment without its keys and settings: a supervisor has its own in host.json."""
+def supervisor_environment() -> dict[str, str]:
+    """This process's environment without its keys and settings: a supervisor has its own in host.json."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("CLARY_", "AWS_"))}
 
 

@@ -260,8 +260,9 @@ def _bundle(resources: Resources) -> dict[str, float]:
 
 
 def _job_of(spec: AnySpec) -> str:
-    """The same for all hosts of one attempt of a job; of a replica, for it alone."""
-    return f"{spec.job_name}-{spec.attempt}" if isinstance(spec, HostSpec) else spec.host_id
+    """The same for all hosts of one attempt of a job; of one alone, its own."""
+    several = isinstance(spec, HostSpec) and len(spec.peers) > 1
+    return f"{spec.job_name}-{spec.attempt}" if several else spec.host_id
 
 
 def _index_of(spec: AnySpec) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 NAMESPACE = "clary"
 CONNECT_SECONDS = 60.0
 ROOM_SECONDS = 10.0  # others on the cluster may hold what Clary takes to be free
-START_SECONDS = 120.0
+START_SECONDS = 60.0
 _ANSWER_SECONDS = 60.0
 _LOOK_SECONDS = 10.0
 _NODE_SECONDS = 5.0

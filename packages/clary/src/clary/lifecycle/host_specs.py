@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clary.cluster.base import Node
-from clary.cluster.instance_types import notices_for
+from clary.cluster.instance_types import gpus_asked, notices_for
 from clary.front.credentials import CredentialStore, TemporaryCredentials
 from clary.host.spec import Channel, Checkpoint, HostSpec, Limits, MetricDefinition, Output, Peer
 from clary.lifecycle.tokens import LAUNCH_TOKEN, launch_token
@@ -153,6 +153,8 @@ def _environment(
     }
     if several:
         platform[LAUNCH_TOKEN] = launch_token(credentials, job.name, job.attempt)
+    if 0 < (gpus_asked(job.request.get("Environment", {})) or 0) < 1:
+        platform["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # it takes a whole GPU's memory otherwise
     return {**platform, **job.request.get("Environment", {})}
 
 

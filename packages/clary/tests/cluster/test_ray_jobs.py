@@ -101,24 +101,12 @@ class Server:
         except OSError:
             return False
 
-    def status(self) -> dict[str, Any]:
-        done = subprocess.run(
-            [sys.executable, "-m", "clary.cli", "status", "--json"],
-            env=self.environment,
-            capture_output=True,
-            check=True,
-        )
-        return json.loads(done.stdout)["cluster"]
+    def clary(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "clary.cli", *arguments]
+        return subprocess.run(command, env=self.environment, capture_output=True, check=True, text=True).stdout
 
-    def shown(self) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "clary.cli", "status"],
-            env=self.environment,
-            capture_output=True,
-            check=True,
-            text=True,
-        )
-        return done.stdout
+    def status(self) -> dict[str, Any]:
+        return json.loads(self.clary("status", "--json"))["cluster"]
 
     def create(self, name: str, code: str, *, count: int = 1, **members: Any) -> str:
         source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://results/data/"}}
@@ -216,7 +204,7 @@ def test_what_does_not_fit_waits_in_the_queue_and_a_stop_makes_room(server: Serv
     status = server.status()
     assert status["queue"] == ["after"]
     assert [(node["cpus_taken"], node["hosts"]) for node in status["nodes"]] == [(1, ["before"])] * 2
-    shown = server.shown()
+    shown = server.clary("status")
     assert "queue      after" in shown
     assert "1 of 1 CPUs" in shown
     server.stop("before")

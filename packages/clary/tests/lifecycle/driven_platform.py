@@ -69,6 +69,9 @@ class PlayedCluster:
     def nodes(self) -> tuple[Node, ...]:
         return (Node("local", self.total),)
 
+    def problem(self) -> str:
+        return ""
+
     def prepare(self) -> None: ...
 
     def close(self) -> None: ...
@@ -107,7 +110,9 @@ class DrivenPlatform:
         self.database = Database(self.settings.resolved_database_url)
         self.credentials = CredentialStore(home, self.settings)
         self.cluster = PlayedCluster()
-        self.store = StoreAccess(endpoint="http://127.0.0.1:1", access_key="a", secret_key="s", region="us-east-1")
+        self.store: StoreAccess | None = StoreAccess(
+            endpoint="http://127.0.0.1:1", access_key="a", secret_key="s", region="us-east-1"
+        )
         self.controller = self.new_controller()
 
     def new_controller(self) -> TrainingController:

@@ -261,8 +261,9 @@ def _bundle(resources: Resources) -> dict[str, float]:
 
 def _job_of(spec: AnySpec) -> str:
     """The same for all hosts of one attempt of a job; of one alone, its own."""
-    several = isinstance(spec, HostSpec) and len(spec.peers) > 1
-    return f"{spec.job_name}-{spec.attempt}" if several else spec.host_id
+    if isinstance(spec, HostSpec) and len(spec.peers) > 1:
+        return f"{spec.job_name}-{spec.attempt}"
+    return spec.host_id
 
 
 def _index_of(spec: AnySpec) -> int:

@@ -99,7 +99,7 @@ class RayProcess:
             failures = 0 if time.monotonic() - began > 60 else failures + 1
             with self._changed:
                 self._connected = False
-                self.problem = problem
+                self.problem = problem.strip().splitlines()[-1].strip()  # of a traceback, what it says at last
                 lost, self._waiting = self._waiting, {}
             for future in lost.values():
                 future.set_exception(Away(f"Ray cannot be reached: {problem}"))

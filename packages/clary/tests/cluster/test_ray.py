@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from clary.cluster.ray import BesideServer, RayCluster, RayHandle, with_url_for_
 from clary.cluster.ray_actor import HostActor
 from clary.host.serving_spec import ReplicaSpec, ServingContainer
 from clary.host.spec import HostSpec, Peer
+from clary.host.standby import Standby
 from clary.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -88,6 +90,13 @@ cluster.close()
         handle = cluster.start(of_two("together"), whole[1], (whole[1], whole[0]))
         cluster.clean(handle)
 
+    def test_a_host_that_is_cleaned_gives_its_place_back(self, cluster: RayCluster) -> None:
+        node = cluster.nodes()[0]
+        whole = Placement(node.name, Resources(node.total.cpus, GIB // 4))
+        for number in range(3):
+            with self.held(cluster, f"place-{number}", whole):
+                pass
+
     @contextmanager
     def held(self, cluster: RayCluster, host_id: str, place: Placement) -> Generator[None]:
         handle = cluster.start(host_spec(host_id), place)
@@ -133,19 +142,40 @@ cluster.close()
             link = next(child for child in psutil.Process().children() if "clary.cluster.ray_link" in child.cmdline())
             link.kill()
             assert cluster.state(handle).status == "running"
-            wait_for(cluster.problem)
-            wait_for(lambda: not cluster.problem())
+            wait_for(lambda: "cannot be reached" in cluster.problem())
+            wait_for(lambda: "cannot be reached" not in cluster.problem())
             assert cluster.state(handle).status == "running"
 
-    def test_replicas_of_endpoints_stay_beside_the_server(self, cluster: RayCluster, home: Path) -> None:
-        beside = BesideServer(cluster, LocalCluster(Settings(home=home)))
+    def test_hosts_that_were_started_before_the_server_knew_of_ray_are_still_its_own(
+        self, cluster: RayCluster, home: Path
+    ) -> None:
+        local = LocalCluster(Settings(home=home), standby=Standby(os.environ, STAND_IN))
+        with self.started(local, host_spec("before-1")) as handle:
+            assert cluster.state(handle).status == "running"
+            cluster.end(handle)
+            assert cluster.state(handle).status == "lost"
+        local.close()
+
+    def test_hosts_on_ray_are_lost_to_a_server_without_it(self, cluster: RayCluster, home: Path) -> None:
+        local = LocalCluster(Settings(home=home))
+        with self.started(cluster, host_spec("after-1")) as handle:
+            seen = local.state(handle)
+            assert (seen.status, "was started on a Ray cluster" in seen.detail) == ("lost", True)
+            assert local.unreported(handle) is None
+            local.clean(handle)
+            assert cluster.state(handle).status == "running"
+
+    def test_replicas_of_endpoints_stay_beside_the_server(
+        self, cluster: RayCluster, folder_of: Callable[[str], Path]
+    ) -> None:
+        beside = BesideServer(cluster)
         assert beside.nodes() == cluster.nodes()  # all of this Ray's are on this machine
         place = beside.place((Resources(cpus=0, memory_bytes=GIB // 4),), ())
         assert place is not None
         handle = beside.start(replica_spec("replica-1"), place[0])
         assert beside.state(handle).status == "running"
         beside.clean(handle)
-        assert beside.state(handle).status == "lost"
+        assert not folder_of("replica-1").exists()
 
 
 def test_replicas_do_without_a_ray_that_is_elsewhere(tmp_path: Path) -> None:

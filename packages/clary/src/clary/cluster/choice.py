@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from clary.cluster.base import Clusters
 from clary.cluster.local import LocalCluster
 from clary.settings import Settings
@@ -24,17 +22,10 @@ def choose(settings: Settings) -> Clusters:
     Args:
         settings: as `for_hosts` makes them.
     """
-    local = LocalCluster(settings)
     if not settings.uses_ray:
+        local = LocalCluster(settings)
         return Clusters(jobs=local, endpoints=local)
     from clary.cluster.ray import BesideServer, RayCluster
 
     ray = RayCluster(settings)
-    return Clusters(jobs=ray, endpoints=BesideServer(ray, local), elsewhere=True)
-
-
-def unavailable(settings: Settings) -> str:
-    """Why the cluster that the settings ask for cannot be used here, and what to do; empty when it can."""
-    if settings.uses_ray and importlib.util.find_spec("ray") is None:
-        return f"Ray is not installed, and cluster is {settings.cluster!r}. Install it: pip install 'clary[ray]'"
-    return ""
+    return Clusters(jobs=ray, endpoints=BesideServer(ray), elsewhere=True)

@@ -87,6 +87,8 @@ class LocalCluster:
             return (self._started_before(folder) or self._spawn(folder, spec)).model_dump_json()
 
     def state(self, handle: str) -> HostState:
+        if is_of_ray(handle):
+            return HostState("lost", "it was started on a Ray cluster, and the server runs without `--cluster` now")
         host = _Handle.model_validate_json(handle)
         exit_code = self._reap(host.pid)
         if is_alive(host.identity):
@@ -99,11 +101,15 @@ class LocalCluster:
         from clary.host.layout import HostFolder
         from clary.host.report import remaining
 
+        if is_of_ray(handle):
+            return None
         host = _Handle.model_validate_json(handle)
         folder = HostFolder(Path(host.folder))
         return remaining(folder, host.host_id) if folder.spool.is_dir() else None
 
     def end(self, handle: str) -> None:
+        if is_of_ray(handle):
+            return
         host = _Handle.model_validate_json(handle)
         left = kill_tree(
             host.identity, lambda: pids_with_environment(f"{HOST_ID_VARIABLE}={host.host_id}"), _KILL_SECONDS
@@ -114,6 +120,8 @@ class LocalCluster:
             raise OSError(f"Processes {sorted(left)} of host {host.host_id} do not die; look at them with `ps -l`.")
 
     def clean(self, handle: str) -> None:
+        if is_of_ray(handle):
+            return
         host = _Handle.model_validate_json(handle)
         self.end(handle)
         network.clean(host.host_id)
@@ -154,6 +162,11 @@ class LocalCluster:
         with self._children_lock:
             child = self._children.get(pid)
             return None if child is None else child.poll()
+
+
+def is_of_ray(handle: str) -> bool:
+    """Whether a host was started on a Ray cluster: a record may have hosts of a server that ran otherwise."""
+    return handle.startswith('{"kind":"ray"')
 
 
 def supervisor_environment() -> dict[str, str]:

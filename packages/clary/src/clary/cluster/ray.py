@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from clary.cluster import ray_local
 from clary.cluster.base import Cluster, HostState, Node, Placement, PlacesTaken, Resources
-from clary.cluster.local import NODE_NAME, LocalCluster
+from clary.cluster.local import NODE_NAME, LocalCluster, is_of_ray
 from clary.cluster.machine import address_towards, own_addresses
 from clary.cluster.packing import pack
 from clary.cluster.ray_process import Away, RayProcess
@@ -65,6 +65,7 @@ class RayCluster:
     def __init__(self, settings: Settings, command: Sequence[str] | None = None) -> None:
         self._settings = settings
         self._home = settings.home
+        self.local = LocalCluster(settings)
         self._owner = "clary-" + hashlib.sha256(f"{platform.node()} {settings.home}".encode()).hexdigest()[:8]
         self._command = command
         self._link = RayProcess(self._order, log=settings.home / "ray.log")
@@ -115,6 +116,7 @@ class RayCluster:
 
     def close(self) -> None:
         self._link.close()
+        self.local.close()
 
     def place(self, wanted: tuple[Resources, ...], taken: tuple[Placement, ...]) -> tuple[Placement, ...] | None:
         return pack(self.nodes(), wanted, taken)
@@ -142,6 +144,8 @@ class RayCluster:
         return RayHandle(group=group, actor=actor, node=placement.node, local=local).model_dump_json()
 
     def state(self, handle: str) -> HostState:
+        if not is_of_ray(handle):
+            return self.local.state(handle)
         host = RayHandle.model_validate_json(handle)
         try:
             seen = self._link.call("state", actor=host.actor, node=host.node, handle=host.local)
@@ -150,17 +154,25 @@ class RayCluster:
         return HostState(seen["status"], seen["detail"])
 
     def unreported(self, handle: str) -> HostReport | None:
+        if not is_of_ray(handle):
+            return self.local.unreported(handle)
         host = RayHandle.model_validate_json(handle)
         report = self._link.call("unreported", actor=host.actor, handle=host.local)
         return None if report is None else HostReport.model_validate_json(report)
 
     def end(self, handle: str) -> None:
+        if not is_of_ray(handle):
+            return self.local.end(handle)
         host = RayHandle.model_validate_json(handle)
         self._link.call("end", actor=host.actor, handle=host.local, patience=_PATIENCE_SECONDS)
+        return None
 
     def clean(self, handle: str) -> None:
+        if not is_of_ray(handle):
+            return self.local.clean(handle)
         host = RayHandle.model_validate_json(handle)
         self._link.call("clean", group=host.group, actor=host.actor, handle=host.local, patience=_PATIENCE_SECONDS)
+        return None
 
     def _awaited_nodes(self) -> Sequence[RayNode]:
         """The nodes, once Ray can be reached again."""
@@ -195,45 +207,30 @@ class BesideServer:
 
     Args:
         ray: the whole cluster.
-        local: the machine without Ray.
     """
 
-    def __init__(self, ray: RayCluster, local: LocalCluster) -> None:
-        self._ray, self._local = ray, local
+    def __init__(self, ray: RayCluster) -> None:
+        self._ray = ray
+        self.state, self.unreported, self.end, self.clean = ray.state, ray.unreported, ray.end, ray.clean
 
     def nodes(self) -> tuple[Node, ...]:
-        return tuple(node.node for node in self._ray.ray_nodes() if node.here) or self._local.nodes()
+        return tuple(node.node for node in self._ray.ray_nodes() if node.here) or self._ray.local.nodes()
 
     def problem(self) -> str:
-        return ""
+        return self._ray.problem()
 
     def prepare(self) -> None:
         return
 
     def close(self) -> None:
-        self._local.close()
+        return
 
     def place(self, wanted: tuple[Resources, ...], taken: tuple[Placement, ...]) -> tuple[Placement, ...] | None:
         return pack(self.nodes(), wanted, taken)
 
     def start(self, spec: AnySpec, placement: Placement, together: tuple[Placement, ...] = ()) -> str:
-        cluster: Cluster = self._local if placement.node == NODE_NAME else self._ray
+        cluster: Cluster = self._ray.local if placement.node == NODE_NAME else self._ray
         return cluster.start(spec, placement, together)
-
-    def state(self, handle: str) -> HostState:
-        return self._of(handle).state(handle)
-
-    def unreported(self, handle: str) -> HostReport | None:
-        return self._of(handle).unreported(handle)
-
-    def end(self, handle: str) -> None:
-        self._of(handle).end(handle)
-
-    def clean(self, handle: str) -> None:
-        self._of(handle).clean(handle)
-
-    def _of(self, handle: str) -> Cluster:
-        return self._ray if handle.startswith('{"kind":"ray"') else self._local
 
 
 def is_loopback(url: str) -> bool:

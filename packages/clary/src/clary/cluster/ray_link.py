@@ -24,8 +24,8 @@ CONNECT_SECONDS = 60.0
 ROOM_SECONDS = 10.0  # others on the cluster may hold what Clary takes to be free
 START_SECONDS = 60.0
 _ANSWER_SECONDS = 60.0
-_LOOK_SECONDS = 10.0
-_NODE_SECONDS = 5.0
+_LOOK_SECONDS = 2.0  # a node that does not answer must not keep the server from the others
+_NODE_SECONDS = 3.0
 _THREADS = 16
 
 
@@ -147,7 +147,7 @@ class _Link:
             return self._call(found, "start", spec, seconds=START_SECONDS)["handle"]
         except Exception:
             self._ray.kill(found)
-            self._leave(group)
+            self._leave(group, actor)
             raise
 
     def state(self, actor: str, node: str, handle: str) -> dict[str, str]:
@@ -176,7 +176,7 @@ class _Link:
         found = self._find(actor)
         if found is not None:
             self._ray.kill(found)
-        self._leave(group)
+        self._leave(group, actor)
 
     def _reserve(self, group: str, bundles: list[dict[str, float]], nodes: list[str]) -> Any:
         """A job's placement group: all of its places, or none."""
@@ -242,11 +242,11 @@ class _Link:
                 return f"its actor on the Ray node {known['NodeManagerAddress']} is gone"
             time.sleep(0.1)
 
-    def _leave(self, group: str) -> None:
-        """Give a job's places back when no host of it is left."""
+    def _leave(self, group: str, ended: str = "") -> None:
+        """Give a job's places back when no host of it is left but one that was just ended: Ray names it for a while."""
         from ray.util.placement_group import get_placement_group, remove_placement_group
 
-        if any(name.startswith(f"{group}/") for name in self._ray.util.list_named_actors()):
+        if any(name.startswith(f"{group}/") and name != ended for name in self._ray.util.list_named_actors()):
             return
         try:
             remove_placement_group(get_placement_group(group))

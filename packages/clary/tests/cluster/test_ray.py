@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ray(machines: RayMachines, nodes: list[Any], home: Path) -> Generator[RayCluster]:
-    cluster = RayCluster(Settings(home=home, cluster=f"ray:{machines.address}"), STAND_IN)
+    cluster = RayCluster(Settings(home=home, cluster=f"ray:{machines.address}"), STAND_IN, room_seconds=1.5)
     wait_for(lambda: len(cluster.nodes()) == len(nodes))
     yield cluster
     cluster.close()
@@ -176,6 +177,12 @@ cluster.close()
         assert beside.state(handle).status == "running"
         beside.clean(handle)
         assert not folder_of("replica-1").exists()
+
+
+def test_a_server_without_ray_loads_nothing_of_it() -> None:
+    look = "import sys, clary.server.api, clary.server.front; print([n for n in sys.modules if 'ray' in n.split('.')])"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_replicas_do_without_a_ray_that_is_elsewhere(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from clary.host.serving_spec import AnySpec
 from clary.host.spec import HostReport, HostSpec
 from clary.settings import Settings
 
+ROOM_SECONDS = 10.0
 _NODES_SECONDS = 1.0  # how old what is known of the nodes may be
 _PATIENCE_SECONDS = 60.0  # for which a start waits while Ray cannot be reached
 
@@ -60,14 +61,17 @@ class RayCluster:
     Args:
         settings: `cluster` says which Ray, `home` is used for hosts on this machine.
         command: what runs a supervisor on a node; tests run another program.
+        room_seconds: how long a start waits for what others on the cluster hold.
     """
 
-    def __init__(self, settings: Settings, command: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, command: Sequence[str] | None = None, room_seconds: float = ROOM_SECONDS
+    ) -> None:
         self._settings = settings
         self._home = settings.home
         self.local = LocalCluster(settings)
         self._owner = "clary-" + hashlib.sha256(f"{platform.node()} {settings.home}".encode()).hexdigest()[:8]
-        self._command = command
+        self._command, self._room_seconds = command, room_seconds
         self._link = RayProcess(self._order, log=settings.home / "ray.log")
         self._known: tuple[float, tuple[RayNode, ...]] = (0.0, ())
         self._only_here = is_loopback(settings.url_for_hosts)
@@ -192,12 +196,14 @@ class RayCluster:
         variables: Mapping[str, str] = {"RAY_USAGE_STATS_ENABLED": "0"}
         if address is None:
             address, variables = ray_local.ensure(self._home)
-        return {
+        order = {
             "address": address,
             "owner": self._owner,
             "version": version("clary"),
+            "room_seconds": self._room_seconds,
             "command": self._command,
-        }, variables
+        }
+        return order, variables
 
 
 class BesideServer:

@@ -20,12 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 NAMESPACE = "clary"
-CONNECT_SECONDS = 60.0
-ROOM_SECONDS = 10.0  # others on the cluster may hold what Clary takes to be free
 START_SECONDS = 60.0
 _ANSWER_SECONDS = 60.0
 _LOOK_SECONDS = 2.0  # a node that does not answer must not keep the server from the others
 _NODE_SECONDS = 3.0
+_GONE_SECONDS = 5.0
 _THREADS = 16
 
 
@@ -88,14 +87,16 @@ class _Link:
         address: Ray's, as `ray.init` takes it: "HOST:PORT", "ray://HOST:PORT", "auto".
         owner: what the names of this server's placement groups begin with.
         version: of Clary.
+        room_seconds: for which the places of a job are waited for.
         command: see `ray_actor.HostActor`.
     """
 
-    def __init__(self, address: str, owner: str, version: str, command: list[str] | None = None) -> None:
+    def __init__(self, address: str, owner: str, version: str, room_seconds: float, command: list[str] | None) -> None:
         import ray
 
         self._ray: Any = ray
         self._owner, self._version, self._command = owner, version, command
+        self._room_seconds = room_seconds
         ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
         from ray import cloudpickle
 
@@ -146,8 +147,8 @@ class _Link:
         try:
             return self._call(found, "start", spec, seconds=START_SECONDS)["handle"]
         except Exception:
-            self._ray.kill(found)
-            self._leave(group, actor)
+            self._kill(actor, found)
+            self._leave(group)
             raise
 
     def state(self, actor: str, node: str, handle: str) -> dict[str, str]:
@@ -175,8 +176,8 @@ class _Link:
         self._ask(actor, "clean", handle)
         found = self._find(actor)
         if found is not None:
-            self._ray.kill(found)
-        self._leave(group, actor)
+            self._kill(actor, found)
+        self._leave(group)
 
     def _reserve(self, group: str, bundles: list[dict[str, float]], nodes: list[str]) -> Any:
         """A job's placement group: all of its places, or none."""
@@ -188,11 +189,11 @@ class _Link:
             pass
         selectors = [{"ray.io/node-id": node} for node in nodes]
         made = placement_group(bundles, name=group, lifetime="detached", bundle_label_selector=selectors)
-        if not made.wait(ROOM_SECONDS):
+        if not made.wait(self._room_seconds):
             remove_placement_group(made)
             raise NoRoom(
-                f"Ray did not give the {len(bundles)} place(s) of this job within {ROOM_SECONDS:g} s: other programs "
-                "on the cluster hold what Clary took to be free, or a node has just gone; see `ray status`."
+                f"Ray did not give the {len(bundles)} place(s) of this job within {self._room_seconds:g} s: other "
+                "programs on the cluster hold what Clary took to be free, or a node has just gone; see `ray status`."
             )
         return made
 
@@ -242,11 +243,18 @@ class _Link:
                 return f"its actor on the Ray node {known['NodeManagerAddress']} is gone"
             time.sleep(0.1)
 
-    def _leave(self, group: str, ended: str = "") -> None:
-        """Give a job's places back when no host of it is left but one that was just ended: Ray names it for a while."""
+    def _kill(self, name: str, actor: Any) -> None:
+        """Kill an actor and wait until Ray names it no more, so that its job's last host is known to be the last."""
+        self._ray.kill(actor)
+        deadline = time.monotonic() + _GONE_SECONDS
+        while name in self._ray.util.list_named_actors() and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def _leave(self, group: str) -> None:
+        """Give a job's places back when no host of it is left."""
         from ray.util.placement_group import get_placement_group, remove_placement_group
 
-        if any(name.startswith(f"{group}/") and name != ended for name in self._ray.util.list_named_actors()):
+        if any(name.startswith(f"{group}/") for name in self._ray.util.list_named_actors()):
             return
         try:
             remove_placement_group(get_placement_group(group))

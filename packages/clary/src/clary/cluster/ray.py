@@ -93,7 +93,7 @@ class RayCluster:
         if time.monotonic() - at < _NODES_SECONDS:
             return nodes
         try:
-            found = self._link.call("nodes")
+            found = self._link.look("nodes")
         except OSError:  # Away, or about to be
             found = []
         own = own_addresses()
@@ -152,7 +152,7 @@ class RayCluster:
             return self.local.state(handle)
         host = RayHandle.model_validate_json(handle)
         try:
-            seen = self._link.call("state", actor=host.actor, node=host.node, handle=host.local)
+            seen = self._link.look("state", actor=host.actor, node=host.node, handle=host.local)
         except Away:
             return HostState("running")  # as far as is known: whoever cannot be asked has not been lost
         return HostState(seen["status"], seen["detail"])
@@ -253,7 +253,10 @@ def with_url_for_hosts(settings: Settings) -> Settings:
     if settings.hosts_url or not settings.listens_everywhere:
         return settings
     host = urlsplit(f"//{(settings.ray_address or '').removeprefix('ray://')}").hostname
-    address = address_towards(host if host and host != "auto" else "192.0.2.1")
+    try:
+        address = address_towards(host if host and host != "auto" else "192.0.2.1")
+    except OSError:  # no way there: hosts of other machines could not come here either
+        return settings
     return settings.model_copy(update={"hosts_url": f"http://{address}:{settings.port}"})
 
 

@@ -17,6 +17,9 @@ from typing import Any
 from clary.cluster.base import PlacesTaken
 
 COMMAND = (sys.executable, "-P", "-m", "clary.cluster.ray_link")
+_LOOK_SECONDS = 6.0  # longer than `ray_link` takes to learn why a host is gone
+_SILENCE_SECONDS = 10.0
+_LONGEST_SECONDS = 180.0
 _PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 _log = logging.getLogger(__name__)
@@ -45,14 +48,33 @@ class RayProcess:
         self._connected = self._closed = False
         self._waiting: dict[int, Future[Any]] = {}
         self._number = 0
+        self._silent_until = 0.0
         self.problem = "it is being connected to"
         threading.Thread(target=self._run, name="ray", daemon=True).start()
 
-    def call(self, operation: str, *, patience: float = 0.0, **arguments: Any) -> Any:
+    def look(self, operation: str, **arguments: Any) -> Any:
+        """The result of an operation that only looks. A Ray that does not answer soon is not asked for a while.
+
+        Raises:
+            Away: Ray cannot be reached, or does not answer.
+            OSError: the operation failed; the text says why.
+        """
+        if time.monotonic() < self._silent_until:
+            raise Away("Ray does not answer")
+        try:
+            return self.call(operation, seconds=_LOOK_SECONDS, **arguments)
+        except TimeoutError:
+            self._silent_until = time.monotonic() + _SILENCE_SECONDS
+            raise Away("Ray does not answer") from None
+
+    def call(
+        self, operation: str, *, patience: float = 0.0, seconds: float = _LONGEST_SECONDS, **arguments: Any
+    ) -> Any:
         """The result of an operation of `ray_link`.
 
         Args:
             patience: seconds to wait for Ray while it cannot be reached.
+            seconds: to wait for the answer; TimeoutError after them.
 
         Raises:
             Away: Ray cannot be reached, or was lost meanwhile.
@@ -74,7 +96,7 @@ class RayProcess:
             except OSError as error:
                 self._waiting.pop(number, None)
                 raise Away(f"Ray cannot be reached: {error}") from error
-        return future.result()
+        return future.result(seconds)
 
     def close(self) -> None:
         """End the process."""

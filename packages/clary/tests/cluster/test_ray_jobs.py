@@ -276,7 +276,7 @@ def test_hosts_on_two_machines_find_each_other_and_the_server(
         alone = server.ended(server.create("alone", MEET, count=2, EnableNetworkIsolation=True))
         assert "EnableNetworkIsolation cannot be had" in alone["FailureReason"]
         wait_for(lambda: not list((tmp_path / "hosts").iterdir()))
-        on_loopback = RayCluster(Settings(home=tmp_path / "loopback", cluster=server.settings.cluster))
+        on_loopback = RayCluster(Settings(home=tmp_path, cluster=server.settings.cluster))
         try:
             wait_for(on_loopback.ray_nodes)
             assert len(on_loopback.nodes()) == 1

@@ -94,7 +94,7 @@ cluster.close()
     def test_a_host_that_is_cleaned_gives_its_place_back(self, cluster: RayCluster) -> None:
         node = cluster.nodes()[0]
         whole = Placement(node.name, Resources(node.total.cpus, GIB // 4))
-        for number in range(3):
+        for number in range(2):
             with self.held(cluster, f"place-{number}", whole):
                 pass
 

@@ -264,9 +264,11 @@ def test_hosts_on_two_machines_find_each_other_and_the_server(
     if not nodes:
         added = machines.add()
         nodes[added.node_id] = added
+    while len(nodes) > 1:
+        machines.remove(nodes.popitem()[1])
     _with_images(tmp_path)
     with machines.elsewhere(tmp_path) as address:
-        wait_for(lambda: len(server.status()["nodes"]) == 2)
+        wait_for(lambda: sorted(node["id"] in nodes for node in server.status()["nodes"]) == [False, True])
         job = server.ended(server.create("apart", MEET, count=2, Environment={"FIRST_PORT": str(_two_free_ports())}))
         assert job["TrainingJobStatus"] == "Completed", job.get("FailureReason")
         said = [line.split() for line in server.messages("apart") if "found" in line]

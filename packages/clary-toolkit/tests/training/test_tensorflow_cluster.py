@@ -60,6 +60,14 @@ def mirrored_config(host: str, folder: Path) -> dict[str, object]:
     return json.loads(seen[0].variables["TF_CONFIG"])
 
 
+def test_hosts_on_machines_of_others_have_ports_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLARY_PORTS", "shared")
+    addresses = mirrored_config("algo-2", tmp_path)["cluster"]["worker"]  # type: ignore[index]
+    ports = [int(address.rpartition(":")[2]) for address in addresses]
+    assert len(set(ports)) == 2
+    assert all(20000 <= port < 32768 for port in ports)
+
+
 def test_mirrored_hosts_are_workers_on_awss_port(tmp_path: Path) -> None:
     assert mirrored_config("algo-2", tmp_path) == {
         "cluster": {"worker": ["algo-1:8890", "algo-2:8890"]},

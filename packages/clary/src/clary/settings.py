@@ -15,6 +15,8 @@ DEFAULT_PORT = 7700
 DEFAULT_REGION = "us-east-1"
 DEFAULT_ACCOUNT = "000000000000"
 DEFAULT_ROLE_NAME = "ClaryExecutionRole"
+CLUSTER_PATTERN = r"^(local|ray|ray:auto|ray:(//)?[^/\s:]+:\d+)$"
+_EVERYWHERE = ("0.0.0.0", "::")
 
 
 class Settings(BaseSettings):
@@ -28,6 +30,8 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path.home() / ".clary")
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
+    hosts_url: str | None = None  # the server's address as other machines reach it, where it is not `url`
+    cluster: str = Field(default="local", pattern=CLUSTER_PATTERN)
     region: str = DEFAULT_REGION
     account_id: str = Field(default=DEFAULT_ACCOUNT, pattern=r"^\d{12}$")
     database_url: str | None = None
@@ -40,8 +44,31 @@ class Settings(BaseSettings):
 
     @property
     def url(self) -> str:
-        """The address that every AWS client is pointed at."""
-        return f"http://{self.host}:{self.port}"
+        """The address that every AWS client on this machine is pointed at."""
+        host = "127.0.0.1" if self.listens_everywhere else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def listens_everywhere(self) -> bool:
+        """Whether the server listens on all addresses of the machine."""
+        return self.host in _EVERYWHERE
+
+    @property
+    def url_for_hosts(self) -> str:
+        """The address at which the hosts of jobs reach the server."""
+        return self.hosts_url or self.url
+
+    @property
+    def uses_ray(self) -> bool:
+        """Whether jobs run on a Ray cluster."""
+        return self.cluster != "local"
+
+    @property
+    def ray_address(self) -> str | None:
+        """The Ray cluster's address as Ray takes it; None for one of this machine that Clary starts itself."""
+        if self.cluster.startswith("ray://"):
+            return self.cluster
+        return self.cluster.removeprefix("ray").removeprefix(":") or None
 
     @property
     def default_role_arn(self) -> str:

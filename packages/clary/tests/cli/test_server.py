@@ -30,6 +30,9 @@ def test_up_down_and_status_agree_about_the_server(clary: Clary, empty_home: Pat
     assert set(status["processes"]) == {"front", "api"}
     assert status["memory_mib"] > 50
 
+    assert [node["name"] for node in status["cluster"]["nodes"]] == ["local"]
+    assert status["cluster"]["queue"] == []
+
     again = clary("up", "--detach")
     assert again.returncode == 1
     assert "already running" in again.stderr
@@ -117,3 +120,10 @@ def test_two_runs_at_once_start_one_server(
     urls = {process.communicate(timeout=90)[0].strip() for process in both}
     assert len(urls) == 1, urls
     assert clary("down").returncode == 0
+
+
+def test_a_cluster_that_does_not_exist_is_refused_before_a_server_starts(clary: Clary, empty_home: Path) -> None:
+    refused = clary("up", "--detach", "--cluster", "slurm")
+    assert refused.returncode == 1
+    assert "There is no such cluster: 'slurm'." in refused.stderr
+    assert not (empty_home / "server.log").exists()

@@ -6,7 +6,7 @@ import botocore.session
 import pytest
 
 from clary.cluster.base import Node, Resources
-from clary.cluster.instance_types import instance_type, notices_for, resources_for
+from clary.cluster.instance_types import gpus_asked, instance_type, notices_for, resources_for
 from clary.cluster.packing import pack
 
 GIB = 1024**3
@@ -121,3 +121,14 @@ def test_the_examples_of_the_documentation_hold(types: list[str], cpus: float, g
 def test_the_documented_job_that_is_too_large_is() -> None:
     machine = Node("local", Resources(cpus=2, memory_bytes=22 * GIB))
     assert pack([machine], resources_for(["ml.c5.large"] * 9, [machine]), ()) is None
+
+
+@pytest.mark.parametrize(("given", "gpus"), [("0.5", 0.5), ("2", 2), ("0", 0), (None, None)])
+def test_a_job_may_ask_for_gpus_beside_its_type(given: str | None, gpus: float | None) -> None:
+    assert gpus_asked({} if given is None else {"CLARY_GPUS": given}) == gpus
+
+
+@pytest.mark.parametrize("given", ["1.5", "-1", "many", "nan", ""])
+def test_what_is_no_number_of_gpus_is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match=r"a whole number, or a part of one such as 0\.5\. Received: "):
+        gpus_asked({"CLARY_GPUS": given})

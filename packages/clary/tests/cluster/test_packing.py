@@ -46,6 +46,17 @@ def test_gpus_that_are_taken_are_passed_over() -> None:
     assert pack([node("a", 8, gpus=2)], [cpus(1, gpus=2)], (taken,)) is None
 
 
+def test_parts_of_a_gpu_share_one_and_leave_the_others_whole() -> None:
+    half = Resources(cpus=1, memory_bytes=GIB, gpus=0.5)
+    machine = node("a", 8, gpus=2)
+    placed = pack([machine], [half, half, cpus(1, gpus=1)], ())
+    assert placed is not None
+    assert placed[0].gpu_indices == placed[1].gpu_indices != placed[2].gpu_indices
+    assert pack([machine], [half], placed) is None
+    assert pack([machine], [cpus(1, gpus=1)], placed[:2]) is not None
+    assert pack([machine], [cpus(1, gpus=2)], placed[:1]) is None
+
+
 def test_shares_of_a_cpu_add_up_to_the_whole() -> None:
     assert pack([node("a", 1)], [cpus(0.1)] * 10, ()) is not None
 

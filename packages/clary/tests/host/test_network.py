@@ -46,6 +46,16 @@ open("/opt/ml/model/" + me, "w").write(me)
 """
 
 
+def test_hosts_on_several_machines_bear_the_machines_addresses(make_host: MakeHost) -> None:
+    addresses = ("127.0.0.1", "10.1.2.3")
+    peers = [peer.model_copy(update={"address": address}) for peer, address in zip(PEERS, addresses, strict=True)]
+    spec = make_host("pass", host="algo-1", host_id="apart-1", peers=tuple(peers)).spec
+    assert not network.needs_namespace(spec)
+    connected = network.shared(spec)
+    assert connected.hosts == {"algo-1": "127.0.0.1", "algo-2": "10.1.2.3"}
+    assert connected.interface == "lo"  # the one that has the host's own address
+
+
 @with_namespaces
 def test_hosts_talk_on_fixed_ports_and_reach_the_server(make_host: MakeHost, servers: list, tmp_path: Path) -> None:
     first, second = _two(make_host, servers, TALK)

@@ -69,6 +69,9 @@ class PlayedCluster:
     def nodes(self) -> tuple[Node, ...]:
         return (Node("local", self.total),)
 
+    def problem(self) -> str:
+        return ""
+
     def prepare(self) -> None: ...
 
     def close(self) -> None: ...
@@ -76,7 +79,7 @@ class PlayedCluster:
     def place(self, wanted: tuple[Resources, ...], taken: tuple[Placement, ...]) -> tuple[Placement, ...] | None:
         return pack(self.nodes(), wanted, taken)
 
-    def start(self, spec: HostSpec, placement: Placement) -> str:
+    def start(self, spec: HostSpec, placement: Placement, together: tuple[Placement, ...] = ()) -> str:
         if self.refuse is not None:
             raise self.refuse
         if spec.host_id not in {known.host_id for known in self.started}:
@@ -107,7 +110,9 @@ class DrivenPlatform:
         self.database = Database(self.settings.resolved_database_url)
         self.credentials = CredentialStore(home, self.settings)
         self.cluster = PlayedCluster()
-        self.store = StoreAccess(endpoint="http://127.0.0.1:1", access_key="a", secret_key="s", region="us-east-1")
+        self.store: StoreAccess | None = StoreAccess(
+            endpoint="http://127.0.0.1:1", access_key="a", secret_key="s", region="us-east-1"
+        )
         self.controller = self.new_controller()
 
     def new_controller(self) -> TrainingController:

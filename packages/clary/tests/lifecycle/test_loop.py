@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from driven_platform import DrivenPlatform
 
+from clary.cluster.base import Clusters
 from clary.lifecycle import loop
 from clary.state import changes
 
@@ -17,8 +18,9 @@ from clary.state import changes
 @asynccontextmanager
 async def running(platform: DrivenPlatform) -> AsyncGenerator[None]:
     stop = asyncio.Event()
+    clusters = Clusters(jobs=platform.cluster, endpoints=platform.cluster)
     task = asyncio.create_task(
-        loop.run(platform.database, platform.cluster, platform.store, platform.settings, platform.credentials, stop)
+        loop.run(platform.database, clusters, platform.store, platform.settings, platform.credentials, stop)
     )
     try:
         yield

@@ -6,9 +6,10 @@ import datetime as dt
 from itertools import pairwise
 
 import pytest
-from driven_platform import GIB, DrivenPlatform
+from driven_platform import GIB, DrivenPlatform, PlayedCluster
 
-from clary.host.spec import LogLine, MetricPoint, Phase
+from clary.cluster.base import Placement, PlacesTaken, Resources
+from clary.host.spec import HostSpec, LogLine, MetricPoint, Phase
 from clary.lifecycle import training
 from clary.state.database import now
 from clary.state.leases import claim
@@ -367,6 +368,70 @@ def test_a_host_that_cannot_be_started_fails_the_job_with_the_reason(platform: D
     job = platform.job("job")
     assert job.status == "Failed"
     assert "could not be started: [Errno 28] No space left on device" in (job.failure_reason or "")
+
+
+def test_a_job_whose_places_others_have_taken_waits_for_them_and_that_is_no_attempt(platform: DrivenPlatform) -> None:
+    platform.cluster.refuse = PlacesTaken("others hold them")
+    platform.create("job", count=2)
+    (due,) = platform.controller.due()
+    platform.controller.step(due)
+    job = platform.job("job")
+    assert (job.stage, job.attempt, job.hosts) == ("queued", 0, [])
+    assert platform.transitions("job")[-1] == ("Pending", "Training job waiting for capacity: others hold them")
+    platform.cluster.refuse = None
+    platform.settle()
+    assert platform.job("job").attempt == 1
+    assert [host.spec.host for host in platform.hosts("job")] == ["algo-1", "algo-2"]
+
+
+def test_a_job_whose_places_others_have_taken_can_be_stopped(platform: DrivenPlatform) -> None:
+    platform.cluster.refuse = PlacesTaken("others hold them")
+    platform.create("job")
+    (due,) = platform.controller.due()
+    platform.controller.step(due)
+    platform.stop("job")
+    platform.settle()
+    assert platform.job("job").status == "Stopped"
+
+
+def test_a_job_that_has_a_host_running_does_not_go_back_into_the_queue(platform: DrivenPlatform) -> None:
+    class SecondFails(PlayedCluster):
+        def start(self, spec: HostSpec, placement: Placement, together: tuple[Placement, ...] = ()) -> str:
+            if spec.host == "algo-2":
+                raise PlacesTaken("its node has left")
+            return super().start(spec, placement, together)
+
+    platform.cluster = SecondFails()
+    platform.controller = platform.new_controller()
+    platform.create("job", count=2)
+    platform.settle()
+    (first,) = platform.hosts("job")
+    assert first.report().wanted == "abort"
+    platform.finish(first, "Stopped")
+    assert platform.job("job").status == "Failed"
+    assert "could not be started: its node has left" in (platform.job("job").failure_reason or "")
+
+
+def test_a_host_elsewhere_reaches_the_store_by_way_of_the_server_with_its_jobs_own_keys(
+    platform: DrivenPlatform,
+) -> None:
+    platform.settings = platform.settings.model_copy(update={"hosts_url": "http://10.0.0.1:7700"})
+    platform.store = None
+    platform.controller = platform.new_controller()
+    (host,) = platform.start("job")
+    spec = host.spec
+    assert spec.store.endpoint == spec.environment["AWS_ENDPOINT_URL"] == "http://10.0.0.1:7700"
+    assert spec.report_url == f"http://10.0.0.1:7700/_clary/hosts/{spec.host_id}/report"
+    secret, caller = platform.credentials.lookup(spec.store.access_key, spec.store.session_token)
+    assert (secret, caller.job_name) == (spec.store.secret_key, "job")
+
+
+def test_jobs_that_ask_for_parts_of_a_gpu_share_it(platform: DrivenPlatform) -> None:
+    platform.cluster.total = Resources(cpus=4, memory_bytes=16 * GIB, gpus=1)
+    for name in ("first", "second"):
+        (host,) = platform.start(name, instance_type="ml.m5.large", Environment={"CLARY_GPUS": "0.5"})
+        assert host.spec.limits.gpu_indices == (0,)
+        assert host.spec.environment["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
 
 
 def test_what_a_dead_host_reported_last_counts(platform: DrivenPlatform) -> None:

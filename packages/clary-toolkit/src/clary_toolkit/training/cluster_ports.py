@@ -1,12 +1,13 @@
 """Ports on the hosts of a job.
 
 Each host has a network of its own, as on AWS, and fixed ports. Where the hosts share one (loopback addresses, without
-the privileges for more), programs that bind a port on all addresses would collide: there each host has ports of its
-own, which every host works out from the job's name.
+the privileges for more; several machines, whose addresses they bear), programs that bind a port on all addresses would
+collide: there each host has ports of its own, which every host works out from the job's name.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import zlib
 
@@ -14,7 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from clary_toolkit.training.environment import TrainingEnvironment
 
-_FIRST, _COUNT = 10000, 20000  # below the ports that the kernel gives out
+_FIRST, _COUNT = 20000, 10000  # below the ports that the kernel gives out, above those of a Ray on the machine
+_VARIABLE = "CLARY_PORTS"
 _FIXED = (2222, 2223, 8890, 7890)
 """The ports that are asked for here, each of which a host may need beside the others."""
 
@@ -29,6 +31,8 @@ def port_of(environment: TrainingEnvironment, host: str, port: int) -> int:
 
 
 def _share_a_network(hosts: list[str]) -> bool:
+    if os.environ.get(_VARIABLE) == "shared":
+        return True
     try:
         return all(socket.gethostbyname(host).startswith("127.") for host in hosts)
     except OSError:

@@ -24,6 +24,17 @@ def up(
     host: Annotated[
         str | None, typer.Option(help="The address to listen on.  [env: CLARY_HOST; default: 127.0.0.1]")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Where jobs run: local, ray (a Ray of this machine that Clary starts), ray:HOST:PORT, ray:auto or "
+            "ray://HOST:PORT.  [env: CLARY_CLUSTER; default: local]"
+        ),
+    ] = None,
+    hosts_url: Annotated[
+        str | None,
+        typer.Option(help="The server's address as the cluster's machines reach it.  [default: found from --host]"),
+    ] = None,
     region: Annotated[str | None, typer.Option(help="An AWS region's name.  [default: us-east-1]")] = None,
     database_url: Annotated[
         str | None, typer.Option(help="The record's database, for instance postgresql://…  [default: SQLite in home]")
@@ -48,6 +59,8 @@ def up(
     given = {
         "CLARY_PORT": port,
         "CLARY_HOST": host,
+        "CLARY_CLUSTER": cluster,
+        "CLARY_HOSTS_URL": hosts_url,
         "CLARY_REGION": region,
         "CLARY_DATABASE_URL": database_url,
         "CLARY_S3_ENDPOINT": s3_endpoint,
@@ -55,6 +68,7 @@ def up(
         "CLARY_S3_SECRET_KEY": s3_secret_key,
     }
     settings = {name: str(value) for name, value in given.items() if value is not None}
+    _check_cluster(settings.get("CLARY_CLUSTER") or os.environ.get("CLARY_CLUSTER") or "local")
     inherited = {name: os.environ[name] for name in given if os.environ.get(name)}
     with server_process.starting(folder):
         process = server_process.launch(folder, settings, detached=detach)
@@ -63,6 +77,22 @@ def up(
             _announce(server_process.wait_until_ready(folder, process), as_json)
             return
     raise typer.Exit(_in_foreground(folder, process, as_json))
+
+
+def _check_cluster(cluster: str) -> None:
+    """Refuse what cannot be meant, before a server is started that could only say so in its log."""
+    import importlib.util
+    import re
+
+    from clary.settings import CLUSTER_PATTERN
+
+    if not re.match(CLUSTER_PATTERN, cluster):
+        raise CliError(
+            f"There is no such cluster: {cluster!r}.",
+            "Expected local, ray, ray:auto, ray:HOST:PORT or ray://HOST:PORT (Ray's client port, 10001 by default).",
+        )
+    if cluster != "local" and importlib.util.find_spec("ray") is None:
+        raise CliError("Ray is not installed beside Clary.", "Install it: pip install 'clary[ray]'")
 
 
 def _in_foreground(home: Path, process: subprocess.Popen[bytes], as_json: bool) -> int:
@@ -113,6 +143,8 @@ def down(
     except CliError as error:
         say(f"The jobs and endpoints could not be looked at: {error.problem}")
     server_process.stop(server)
+    if not left and not serving:
+        _end_own_ray(folder)
     if as_json:
         kept = {"jobs_still_running": left, "endpoints": serving}
         emit_json({"stopped": True, "home": str(folder), "pid": server.pid, **kept})
@@ -123,6 +155,15 @@ def down(
     if serving:
         say(f"Instances of {', '.join(serving)} go on, so that they serve at once when the server starts again.")
         say("`clary down --delete-endpoints` ends them too.")
+
+
+def _end_own_ray(home: Path) -> None:
+    """End the Ray that `clary up --cluster ray` started for this home folder; nothing runs on it any more."""
+    from clary.cluster import ray_local
+
+    if ray_local.exists(home):
+        with working("Stopping its Ray"):
+            ray_local.end(home)
 
 
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -140,6 +181,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
             report["jobs"] = jobs.summary(server)
         except CliError as error:
             report["problem"] = error.problem
+        report["cluster"] = _cluster_of(folder)
     if as_json:
         emit_json(report)
     else:
@@ -164,6 +206,15 @@ def machine(home: Path) -> dict[str, Any]:
     }
 
 
+def _cluster_of(home: Path) -> dict[str, Any]:
+    from clary.front import handover
+
+    try:
+        return handover.ask(home, handover.CLUSTER, seconds=20)
+    except OSError as error:
+        return {"problem": f"The server does not tell: {error}"}
+
+
 def _announce(server: RunningServer, as_json: bool) -> None:
     if as_json:
         emit_json({"url": server.url, "pid": server.pid, "home": str(server.home)})
@@ -186,6 +237,7 @@ def _print_status(report: dict[str, Any]) -> None:
             rows += [("", f"{j['name']}  {j['secondary_status']}  {j['instances']}") for j in counts["in_progress"]]
         else:
             rows.append(("jobs", report["problem"]))
+        rows += _cluster_rows(report["cluster"])
     else:
         rows.append(("server", "not running; start it with `clary up`"))
     free = report["machine"]
@@ -195,6 +247,30 @@ def _print_status(report: dict[str, Any]) -> None:
     )
     rows.append(("home", report["home"]))
     print_columns(rows, bold_first=True)
+
+
+def _cluster_rows(cluster: dict[str, Any]) -> list[tuple[str, str]]:
+    """The machines of a cluster of several and what of each is taken; of one machine the row `machine` tells enough."""
+    rows: list[tuple[str, str]] = []
+    if cluster.get("queue"):
+        rows.append(("queue", ", ".join(cluster["queue"])))
+    if cluster.get("kind", "local") != "local":
+        rows.append(("cluster", f"{cluster['kind']}, {len(cluster['nodes'])} nodes in use"))
+        rows += [("", _node_line(node)) for node in cluster["nodes"]]
+    if cluster.get("problem"):
+        rows.append(("", cluster["problem"]))
+    return rows
+
+
+def _node_line(node: dict[str, Any]) -> str:
+    parts = [
+        f"{node['cpus_taken']:g} of {node['cpus']:g} CPUs",
+        f"{node['memory_gib_taken']:g} of {node['memory_gib']:g} GiB",
+    ]
+    if node["gpus"]:
+        parts.append(f"{node['gpus_taken']:g} of {node['gpus']:g} GPUs")
+    hosts = f": {', '.join(node['hosts'])}" if node["hosts"] else ""
+    return f"{node['name']}  {', '.join(parts)} taken{hosts}"
 
 
 def _local_time(moment: str) -> str:

@@ -29,10 +29,11 @@ class Placement:
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster: all that it has, before any job."""
+    """A machine of the cluster: all that it has, before any job. `label` is what people call it."""
 
     name: str
     total: Resources
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class HostState:
 
     status: Literal["running", "exited", "lost"]  # lost: gone without having been asked or having reported
     detail: str = ""
+
+
+class PlacesTaken(Exception):
+    """The places of a job, which seemed free, cannot be had now. None of its hosts was started; it may wait."""
 
 
 class Cluster(Protocol):
@@ -59,6 +64,10 @@ class Cluster(Protocol):
         """The machines, alive now."""
         ...
 
+    def problem(self) -> str:
+        """What is wrong with the cluster as a whole, in a sentence; empty when nothing is."""
+        ...
+
     def prepare(self) -> None:
         """Get ready for the next start, so that it is quick. Called once the server is up; may do nothing."""
         ...
@@ -71,8 +80,19 @@ class Cluster(Protocol):
         """A placement for each of `wanted` beside what is `taken`, or None when they do not all fit now."""
         ...
 
-    def start(self, spec: AnySpec, placement: Placement) -> str:
-        """Start the host's supervisor and return a handle, a string that can be recorded."""
+    def start(self, spec: AnySpec, placement: Placement, together: tuple[Placement, ...] = ()) -> str:
+        """Start the host's supervisor and return a handle, a string that can be recorded.
+
+        Args:
+            spec: what the host is told.
+            placement: its own place.
+            together: the places of all hosts of its job in the order of `spec.peers`, this one's included; none of
+                them is started where not all of them can be had. Empty for a host alone.
+
+        Raises:
+            PlacesTaken: they cannot be had now.
+            OSError: the host cannot be started.
+        """
         ...
 
     def state(self, handle: str) -> HostState:
@@ -90,3 +110,15 @@ class Cluster(Protocol):
     def clean(self, handle: str) -> None:
         """Remove the host's folder and network; called when its ending is recorded."""
         ...
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Where hosts of either kind run: the same cluster for both where it is one machine.
+
+    `elsewhere` tells that hosts of jobs may be on machines that do not reach the store, only the server.
+    """
+
+    jobs: Cluster
+    endpoints: Cluster
+    elsewhere: bool = False

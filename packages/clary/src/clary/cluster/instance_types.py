@@ -5,12 +5,13 @@ docs/reference/instance-types.md states the rule for users; `tests/cluster/test_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clary.cluster.base import Node, Resources
 
 GIB = 1024**3
+GPUS_VARIABLE = "CLARY_GPUS"
 _SERVING_SHARES = 8
 MINIMUM = Resources(cpus=0.25, memory_bytes=GIB // 2)  # with less, a Python with TensorFlow does not even start
 
@@ -135,6 +136,30 @@ def resources_for(types: Sequence[str], nodes: Sequence[Node]) -> tuple[Resource
         Resources(cpus=round(host_cpus, 3), memory_bytes=int(host_memory), gpus=host_gpus)
         for host_cpus, host_memory, host_gpus in zip(cpus, memory, gpus, strict=True)
     )
+
+
+def gpus_asked(environment: Mapping[str, str]) -> float | None:
+    """How many GPUs a job asks for each of its hosts beside its instance type: `CLARY_GPUS` of its Environment.
+
+    Args:
+        environment: the request's.
+
+    Raises:
+        ValueError: it is neither a whole number nor a part of one GPU.
+    """
+    if GPUS_VARIABLE not in environment:
+        return None
+    given = environment[GPUS_VARIABLE]
+    try:
+        gpus = float(given)
+    except ValueError:
+        gpus = -1.0
+    if not 0 <= gpus < 1000 or (gpus > 1 and gpus != int(gpus)):
+        raise ValueError(
+            f"{GPUS_VARIABLE} is the number of GPUs of each host: a whole number, or a part of one such as 0.5. "
+            f"Received: {given!r}"
+        )
+    return gpus
 
 
 def serving_resources(name: str, nodes: Sequence[Node]) -> tuple[Resources, Resources]:

@@ -21,7 +21,7 @@ from clary.host import containers, limits, network
 from clary.host.processes import HOST_ID_VARIABLE
 from clary.host.serving_spec import AnySpec
 from clary.host.spec import HostReport
-from clary.host.standby import Standby
+from clary.host.standby import Standby, Starter
 from clary.settings import Settings
 
 NODE_NAME = "local"
@@ -56,17 +56,20 @@ class LocalCluster:
         self,
         settings: Settings,
         *,
-        standby: Standby | None = None,
+        standby: Starter | None = None,
         total: Resources | None = None,
     ) -> None:
         self._folders = settings.home / "hosts"
-        self._standby = standby or Standby(_supervisor_environment())
+        self._standby: Starter = standby or Standby(supervisor_environment())
         self._nodes = (Node(NODE_NAME, total or machine_resources()),)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._children_lock = threading.Lock()
 
     def nodes(self) -> tuple[Node, ...]:
         return self._nodes
+
+    def problem(self) -> str:
+        return ""
 
     def prepare(self) -> None:
         self._standby.prepare()
@@ -77,13 +80,15 @@ class LocalCluster:
     def place(self, wanted: tuple[Resources, ...], taken: tuple[Placement, ...]) -> tuple[Placement, ...] | None:
         return pack(self._nodes, wanted, taken)
 
-    def start(self, spec: AnySpec, placement: Placement) -> str:
+    def start(self, spec: AnySpec, placement: Placement, together: tuple[Placement, ...] = ()) -> str:
         folder = self._folders / spec.host_id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(folder):
             return (self._started_before(folder) or self._spawn(folder, spec)).model_dump_json()
 
     def state(self, handle: str) -> HostState:
+        if is_of_ray(handle):
+            return HostState("lost", "it was started on a Ray cluster, and the server runs without `--cluster` now")
         host = _Handle.model_validate_json(handle)
         exit_code = self._reap(host.pid)
         if is_alive(host.identity):
@@ -96,11 +101,15 @@ class LocalCluster:
         from clary.host.layout import HostFolder
         from clary.host.report import remaining
 
+        if is_of_ray(handle):
+            return None
         host = _Handle.model_validate_json(handle)
         folder = HostFolder(Path(host.folder))
         return remaining(folder, host.host_id) if folder.spool.is_dir() else None
 
     def end(self, handle: str) -> None:
+        if is_of_ray(handle):
+            return
         host = _Handle.model_validate_json(handle)
         left = kill_tree(
             host.identity, lambda: pids_with_environment(f"{HOST_ID_VARIABLE}={host.host_id}"), _KILL_SECONDS
@@ -112,6 +121,8 @@ class LocalCluster:
             raise OSError(f"Processes {sorted(left)} of host {host.host_id} do not die; look at them with `ps -l`.")
 
     def clean(self, handle: str) -> None:
+        if is_of_ray(handle):
+            return
         host = _Handle.model_validate_json(handle)
         self.end(handle)
         network.clean(host.host_id)
@@ -154,8 +165,13 @@ class LocalCluster:
             return None if child is None else child.poll()
 
 
-def _supervisor_environment() -> dict[str, str]:
-    """The server's environment without its keys and settings: a supervisor has its own in host.json."""
+def is_of_ray(handle: str) -> bool:
+    """Whether a host was started on a Ray cluster: a record may have hosts of a server that ran otherwise."""
+    return handle.startswith('{"kind":"ray"')
+
+
+def supervisor_environment() -> dict[str, str]:
+    """This process's environment without its keys and settings: a supervisor has its own in host.json."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("CLARY_", "AWS_"))}
 
 

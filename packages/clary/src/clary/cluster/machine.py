@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,20 @@ _CGROUP = Path("/sys/fs/cgroup")
 def machine_resources() -> Resources:
     """All that jobs together may use: what this process may, less some memory for the server and the store."""
     return Resources(cpus=_cpus(), memory_bytes=_memory_for_jobs(), gpus=_gpu_count())
+
+
+def own_addresses() -> frozenset[str]:
+    """The IP addresses of this machine's interfaces, loopback's among them."""
+    families = (socket.AF_INET, socket.AF_INET6)
+    found = {item.address for items in psutil.net_if_addrs().values() for item in items if item.family in families}
+    return frozenset(address.partition("%")[0] for address in found)
+
+
+def address_towards(host: str) -> str:
+    """This machine's own address on the way to another one. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))
+        return probe.getsockname()[0]
 
 
 def _cpus() -> float:

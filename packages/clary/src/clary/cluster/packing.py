@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from clary.cluster.base import Node, Placement, Resources
 
@@ -12,32 +12,41 @@ _EPSILON = 1e-6  # shares of a CPU are fractions: their sum may miss a whole num
 
 @dataclass
 class _Room:
-    """What a machine has left while a placement is being looked for."""
+    """What a machine has left while a placement is being looked for. `gpus`: what is free of each, 1 when all is."""
 
     node: Node
     cpus: float
     memory_bytes: int
-    gpu_indices: list[int] = field(default_factory=list[int])
+    gpus: list[float]
 
     def holds(self, wanted: Resources) -> bool:
         return (
             self.cpus + _EPSILON >= wanted.cpus
             and self.memory_bytes >= wanted.memory_bytes
-            and len(self.gpu_indices) >= wanted.gpus
+            and self._gpus_for(wanted.gpus) is not None
         )
 
     def take(self, wanted: Resources) -> Placement:
-        indices = tuple(self.gpu_indices[: int(wanted.gpus)])
-        self._remove(wanted, indices)
-        return Placement(node=self.node.name, resources=wanted, gpu_indices=indices)
+        indices = self._gpus_for(wanted.gpus)
+        assert indices is not None
+        placement = Placement(node=self.node.name, resources=wanted, gpu_indices=indices)
+        self.occupy(placement)
+        return placement
 
     def occupy(self, placement: Placement) -> None:
-        self._remove(placement.resources, placement.gpu_indices)
+        self.cpus -= placement.resources.cpus
+        self.memory_bytes -= placement.resources.memory_bytes
+        for index in placement.gpu_indices:
+            if index < len(self.gpus):
+                self.gpus[index] -= placement.resources.gpus / len(placement.gpu_indices)
 
-    def _remove(self, resources: Resources, gpu_indices: Sequence[int]) -> None:
-        self.cpus -= resources.cpus
-        self.memory_bytes -= resources.memory_bytes
-        self.gpu_indices = [index for index in self.gpu_indices if index not in gpu_indices]
+    def _gpus_for(self, wanted: float) -> tuple[int, ...] | None:
+        """Whole GPUs that nobody has a part of, or a part of the fullest that has it; None when there are none."""
+        if 0 < wanted < 1:
+            fitting = [index for index, free in enumerate(self.gpus) if free + _EPSILON >= wanted]
+            return (min(fitting, key=lambda index: self.gpus[index]),) if fitting else None
+        whole = [index for index, free in enumerate(self.gpus) if free + _EPSILON >= 1]
+        return tuple(whole[: int(wanted)]) if len(whole) >= wanted else None
 
 
 def pack(
@@ -51,8 +60,7 @@ def pack(
         taken: what other hosts hold; those on machines that are gone hold nothing.
     """
     rooms = {
-        node.name: _Room(node, node.total.cpus, node.total.memory_bytes, list(range(int(node.total.gpus))))
-        for node in nodes
+        node.name: _Room(node, node.total.cpus, node.total.memory_bytes, [1.0] * int(node.total.gpus)) for node in nodes
     }
     for placement in taken:
         if placement.node in rooms:

@@ -10,7 +10,7 @@ from typing import Any
 
 from clary.front.app import MAX_REPORT, Dispatch, ReportTaker
 from clary.front.asgi import Receive, Scope, Send, problem, read_body, request_of, send_response
-from clary.front.handover import HEALTH, MEASUREMENTS, taken_over
+from clary.front.handover import CLUSTER, HEALTH, MEASUREMENTS, taken_over
 from clary.wire.errors import AwsError
 from clary.wire.json_output import dumps
 from clary.wire.messages import WireRequest, WireResponse
@@ -26,6 +26,7 @@ class Api:
         reports: takes the reports of hosts.
         record: takes a batch of measurements, in a thread; raises ValueError where it is none.
         health: what the process says of itself.
+        cluster: what the cluster is at, asked in a thread; for `clary status`, which comes to the socket itself.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Api:
         *,
         record: Callable[[bytes], None],
         health: Callable[[], Mapping[str, Any]],
+        cluster: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._dispatch = dispatch
         self._reports = reports
         self._record = record
         self._health = health
+        self._cluster = cluster
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,6 +61,9 @@ class Api:
         parts = request.path.split("/")
         if request.path == HEALTH:
             return WireResponse(200, {"content-type": "application/json"}, dumps(dict(self._health())))
+        if request.path == CLUSTER:
+            told = await asyncio.to_thread(self._cluster)
+            return WireResponse(200, {"content-type": "application/json"}, dumps(dict(told)))
         if request.path == MEASUREMENTS:
             return await self._measured(request.body)
         if len(parts) == 5 and parts[4] == "report":

@@ -9,6 +9,7 @@ While the API process is away, nobody listens there: what was not begun waits fo
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import socket
@@ -30,7 +31,7 @@ from clary.wire.messages import Caller, WireRequest, WireResponse
 from clary.wire.responses import error_response
 
 CALLER, METHOD = "x-clary-caller", "x-clary-method"
-HEALTH, MEASUREMENTS = "/_clary/health", "/_clary/measurements"
+HEALTH, MEASUREMENTS, CLUSTER = "/_clary/health", "/_clary/measurements", "/_clary/cluster"
 PATIENCE_SECONDS = 10.0  # a killed API process is back within about a second
 ANSWER_SECONDS = 75.0  # longer than any operation waits, for the store above all
 HEALTH_SECONDS = 1.0
@@ -204,6 +205,24 @@ def _unavailable(request: WireRequest, away: Away) -> WireResponse:
 
 def _headers(answer: StreamedAnswer) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
+
+
+def ask(home: Path, path: str, seconds: float = ANSWER_SECONDS) -> Any:
+    """What the API process answers to its home's owner, who alone can reach it here, decoded from JSON.
+
+    Raises:
+        OSError: it does not answer.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(seconds)
+        connection.connect(_address(home))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: api\r\nconnection: close\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(connection)
+        try:
+            answer.begin()
+            return json.loads(answer.read())
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(f"the server's answer was not understood: {error}") from error
 
 
 def _address(home: Path, name: str = _SOCKET) -> str:

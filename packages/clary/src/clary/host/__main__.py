@@ -1,7 +1,8 @@
 """`python -m clary.host FOLDER`: run the host whose order is FOLDER/host.json, to its end.
 
 `python -m clary.host --wait` does the same for a folder that comes as one line on standard input, and ends at once
-when none comes: a process kept ready this way has its imports behind it when a job arrives.
+when none comes: a process kept ready this way has its imports behind it when a job arrives. With `--tied` the host
+lasts no longer than standard input stays open: whoever holds its other end takes the host along.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _NEEDED = (
 
 def main(arguments: list[str]) -> int:
     """Run one host; returns the exit code."""
-    if len(arguments) != 1:
+    tied = arguments == ["--wait", "--tied"]
+    if len(arguments) != 1 and not tied:
         print("Usage: python -m clary.host FOLDER (the folder of one host, with its host.json)", file=sys.stderr)
         return 2
     if arguments[0] == "--wait":
@@ -38,6 +40,10 @@ def main(arguments: list[str]) -> int:
         if not line:
             return 0
         folder = Path(line)
+        if tied:
+            from clary.host.tie import end_at_the_end_of
+
+            end_at_the_end_of(os.dup(sys.stdin.fileno()), folder)
         _write_to(folder / "supervisor.log")
         os.chdir(folder)
     else:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 INTERFACE = "eth0"
+PORTS_VARIABLE = (
+    "CLARY_PORTS"  # "shared" where other programs use the addresses of a job's hosts too: see cluster_ports
+)
 _BRIDGE = "clbr"
 _CLONE_NEWNET = 0x40000000
 _NET = Path("/sys/class/net")
@@ -78,10 +81,13 @@ def unavailable() -> str:
 
 
 def shared(spec: HostSpec) -> Network:
-    """The machine's own network: for a job with one host, or with a loopback address for each of several."""
+    """The machine's own network: for a job with one host, or of several with loopback addresses or their machines'."""
     if len(spec.peers) == 1:
         interface = "lo" if spec.network_isolation else _first_interface()
         return Network(interface, {spec.host: spec.peers[0].address or "127.0.0.1"})
+    addresses = {peer.name: peer.address for peer in spec.peers if peer.address is not None}
+    if len(addresses) == len(spec.peers):
+        return Network(_interface_with(addresses[spec.host]), addresses)
     return Network("lo", {peer.name: peer.address or loopback_address(spec, peer.name) for peer in spec.peers})
 
 
@@ -296,6 +302,16 @@ def _first_interface() -> str:
             if fields[1] == "00000000":
                 return fields[0]
     return "lo"
+
+
+def _interface_with(address: str) -> str:
+    """The interface that has an address; a machine behind address translation knows its address by hearsay only."""
+    import psutil
+
+    for name, items in psutil.net_if_addrs().items():
+        if any(item.address == address for item in items):
+            return name
+    return _first_interface()
 
 
 def _digest(spec: HostSpec) -> bytes:

@@ -182,8 +182,8 @@ class Reporter:
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
         url = urlsplit(self._spec.report_url)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         if self._connection is None:
-            kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
             self._connection = kind(url.hostname or "127.0.0.1", url.port, timeout=30)
         headers = {"Authorization": f"Bearer {self._spec.report_token}", "Content-Type": "application/json"}
         try:
@@ -192,7 +192,7 @@ class Reporter:
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             # The server closed a connection that had been idle, or was restarted: once more on a new one.
             self._drop_connection()
-            self._connection = http.client.HTTPConnection(url.hostname or "127.0.0.1", url.port, timeout=30)
+            self._connection = kind(url.hostname or "127.0.0.1", url.port, timeout=30)
             self._connection.request("POST", url.path, body, headers)
             response = self._connection.getresponse()
         return response.status, response.read()

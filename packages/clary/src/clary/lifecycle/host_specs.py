@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clary.cluster.base import Node
-from clary.cluster.instance_types import notices_for
-from clary.front.credentials import CredentialStore
+from clary.cluster.instance_types import gpus_asked, notices_for
+from clary.front.credentials import CredentialStore, TemporaryCredentials
 from clary.host.spec import Channel, Checkpoint, HostSpec, Limits, MetricDefinition, Output, Peer
 from clary.lifecycle.tokens import LAUNCH_TOKEN, launch_token
 from clary.settings import DEFAULT_ROLE_NAME, Settings
@@ -52,7 +52,7 @@ def host_spec(
     nodes: Sequence[Node],
     settings: Settings,
     credentials: CredentialStore,
-    store: StoreAccess,
+    store: StoreAccess | None,
 ) -> HostSpec:
     """Everything that one host needs to know; keys for the job are issued with it.
 
@@ -62,10 +62,12 @@ def host_spec(
         hosts: the rows of all hosts of this attempt, in order.
         token: what the host signs its reports with.
         nodes: the machines, for the notices about hardware that is missing.
+        store: how hosts reach the store; None for by way of the server, with the job's own keys.
     """
     request: dict[str, Any] = job.request
     algorithm = request["AlgorithmSpecification"]
     runtime = int(request["StoppingCondition"]["MaxRuntimeInSeconds"])
+    keys = _job_keys(job, settings, credentials, dt.timedelta(seconds=runtime))
     return HostSpec(
         host_id=host.host_id,
         job_name=job.name,
@@ -78,7 +80,7 @@ def host_spec(
         image=algorithm["TrainingImage"],
         arguments=tuple(algorithm.get("ContainerArguments", ())),
         entrypoint=tuple(algorithm.get("ContainerEntrypoint", ())),
-        environment=_environment(job, settings, credentials, dt.timedelta(seconds=runtime), several=len(hosts) > 1),
+        environment=_environment(job, settings, credentials, keys, several=len(hosts) > 1),
         hyperparameters=request.get("HyperParameters", {}),
         input_mode=algorithm["TrainingInputMode"],
         channels=tuple(
@@ -104,29 +106,46 @@ def host_spec(
         ),
         network_isolation=bool(request.get("EnableNetworkIsolation")),
         notices=notices_for(host.instance_type, nodes) + _notices(request),
-        store=store,
-        report_url=f"{settings.url}/_clary/hosts/{host.host_id}/report",
+        store=store or _by_way_of_the_server(settings, keys),
+        report_url=f"{settings.url_for_hosts}/_clary/hosts/{host.host_id}/report",
         report_token=token,
         images_home=str(settings.home / "images"),
     )
 
 
-def _environment(
-    job: TrainingJob, settings: Settings, credentials: CredentialStore, runtime: dt.timedelta, *, several: bool
-) -> dict[str, str]:
+def _job_keys(
+    job: TrainingJob, settings: Settings, credentials: CredentialStore, runtime: dt.timedelta
+) -> TemporaryCredentials:
+    """Keys that end with the job and touch nothing of other jobs."""
     role = str(job.request["RoleArn"]).rpartition("/")[2] or DEFAULT_ROLE_NAME
-    keys = credentials.issue(
+    return credentials.issue(
         f"arn:aws:sts::{settings.account_id}:assumed-role/{role}/SageMaker",
         runtime + _CREDENTIALS_BEYOND_RUNTIME,
         job_name=job.name,
     )
+
+
+def _by_way_of_the_server(settings: Settings, keys: TemporaryCredentials) -> StoreAccess:
+    """The S3 that every client sees, for a host that does not reach the store itself."""
+    return StoreAccess(
+        endpoint=settings.url_for_hosts,
+        access_key=keys.access_key,
+        secret_key=keys.secret_key,
+        session_token=keys.session_token,
+        region=settings.region,
+    )
+
+
+def _environment(
+    job: TrainingJob, settings: Settings, credentials: CredentialStore, keys: TemporaryCredentials, *, several: bool
+) -> dict[str, str]:
     platform = {
         "TRAINING_JOB_NAME": job.name,
         "TRAINING_JOB_ARN": job.arn,
         "AWS_REGION": settings.region,
         "AWS_DEFAULT_REGION": settings.region,
-        "AWS_ENDPOINT_URL": settings.url,
-        "S3_ENDPOINT_URL": settings.url,  # what AWS's training toolkit reads
+        "AWS_ENDPOINT_URL": settings.url_for_hosts,
+        "S3_ENDPOINT_URL": settings.url_for_hosts,  # what AWS's training toolkit reads
         "AWS_ACCESS_KEY_ID": keys.access_key,
         "AWS_SECRET_ACCESS_KEY": keys.secret_key,
         "AWS_SESSION_TOKEN": keys.session_token,
@@ -134,6 +153,8 @@ def _environment(
     }
     if several:
         platform[LAUNCH_TOKEN] = launch_token(credentials, job.name, job.attempt)
+    if 0 < (gpus_asked(job.request.get("Environment", {})) or 0) < 1:
+        platform["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # it takes a whole GPU's memory otherwise
     return {**platform, **job.request.get("Environment", {})}
 
 

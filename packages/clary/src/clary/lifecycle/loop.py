@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from clary.cluster.base import Cluster
+from clary.cluster.base import Cluster, Clusters
 from clary.front.credentials import CredentialStore
 from clary.lifecycle.endpoints import EndpointController
 from clary.lifecycle.training import TrainingController
@@ -46,7 +46,7 @@ class Controller(Protocol):
 
 async def run(
     database: Database,
-    cluster: Cluster,
+    clusters: Clusters,
     store: StoreAccess,
     settings: Settings,
     credentials: CredentialStore,
@@ -56,14 +56,16 @@ async def run(
 
     Args:
         database: the record.
-        cluster: where hosts run.
-        store: what hosts are told of the object store.
+        clusters: where hosts run.
+        store: what hosts beside the server are told of the object store.
         settings: the server's.
         credentials: issues the keys of jobs.
         stop: set to end the loop.
     """
-    parts = (database, cluster, store, settings, credentials)
-    driver = _Driver((TrainingController(*parts), EndpointController(*parts)), cluster)
+    of_jobs = None if clusters.elsewhere else store
+    training = TrainingController(database, clusters.jobs, of_jobs, settings, credentials)
+    endpoints = EndpointController(database, clusters.endpoints, store, settings, credentials)
+    driver = _Driver((training, endpoints), clusters.jobs)
     unlisten = changes.listen(database, lambda _kind, _name: driver.wake())
     driving = asyncio.create_task(asyncio.to_thread(driver.drive))
     stopping = asyncio.create_task(stop.wait())

@@ -73,7 +73,7 @@ def replica_spec(
         model_download_seconds=config.get("ModelDataDownloadTimeoutInSeconds", DEFAULT_DOWNLOAD_SECONDS),
         notices=notices_for(replica.instance_type, nodes),
         store=store,
-        report_url=f"{settings.url}/_clary/hosts/{replica.host_id}/report",
+        report_url=f"{settings.url_for_hosts}/_clary/hosts/{replica.host_id}/report",
         report_token=token,
         images_home=str(settings.home / "images"),
     )
@@ -122,8 +122,8 @@ def _platform_environment(
     return {
         "AWS_REGION": settings.region,
         "AWS_DEFAULT_REGION": settings.region,
-        "AWS_ENDPOINT_URL": settings.url,
-        "S3_ENDPOINT_URL": settings.url,
+        "AWS_ENDPOINT_URL": settings.url_for_hosts,
+        "S3_ENDPOINT_URL": settings.url_for_hosts,
         "AWS_ACCESS_KEY_ID": keys.access_key,
         "AWS_SECRET_ACCESS_KEY": keys.secret_key,
         "AWS_SESSION_TOKEN": keys.session_token,

@@ -10,11 +10,12 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session, object_session, selectinload
 
-from clary.cluster.base import Cluster, Placement
+from clary.cluster.base import Cluster, Placement, PlacesTaken
 from clary.front.credentials import CredentialStore
 from clary.host.spec import Ending, HostSpec
 from clary.lifecycle.failure_reasons import capacity_reason
@@ -49,7 +50,7 @@ class TrainingController:
         self,
         database: Database,
         cluster: Cluster,
-        store: StoreAccess,
+        store: StoreAccess | None,
         settings: Settings,
         credentials: CredentialStore,
     ) -> None:
@@ -171,19 +172,27 @@ class TrainingController:
         with self._database.reading() as session:
             host = session.get_one(TrainingHost, action.host_id)
             spec = self._spec(host) if action.kind == "start" else None
+            together = tuple(placement_of(other) for other in _attempt_of(host))
         match action.kind:
             case "start":
                 assert spec is not None
-                change = self._start(spec, placement_of(host))
+                try:
+                    change = self._start(spec, placement_of(host), together)
+                except PlacesTaken as error:
+                    return self._record(lease, partial(_without_a_place, host_id=action.host_id, reason=str(error)))
             case "kill":
                 change = self._kill(host.handle)
             case "release":
                 change = self._release(host.handle)
         return self._record(lease, lambda job: change(_host_of(job, action.host_id)))
 
-    def _start(self, spec: HostSpec, placement: Placement) -> Callable[[TrainingHost], None]:
+    def _start(
+        self, spec: HostSpec, placement: Placement, together: tuple[Placement, ...]
+    ) -> Callable[[TrainingHost], None]:
         try:
-            handle = self._cluster.start(spec, placement)
+            handle = self._cluster.start(spec, placement, together)
+        except PlacesTaken:
+            raise
         except Exception as error:  # noqa: BLE001 (recorded as the ending of the host)
             _log.exception("host %s did not start", spec.host_id)
             ending = Ending(cause="InternalError", message=f"The host could not be started: {error}")
@@ -206,11 +215,10 @@ class TrainingController:
         return lambda host: setattr(host, "released", True)
 
     def _spec(self, host: TrainingHost) -> HostSpec:
-        job = host.job
         return host_spec(
-            job,
+            host.job,
             host,
-            [other for other in job.hosts if other.attempt == job.attempt],
+            _attempt_of(host),
             token=report_token(self._credentials, host.host_id),
             nodes=self._cluster.nodes(),
             settings=self._settings,
@@ -248,6 +256,25 @@ def _head_of_queue(session: Session) -> int | None:
 
 def _host_of(job: TrainingJob, host_id: str) -> TrainingHost:
     return next(host for host in job.hosts if host.host_id == host_id)
+
+
+def _attempt_of(host: TrainingHost) -> list[TrainingHost]:
+    """All hosts of the attempt that is under way, in order."""
+    return [other for other in host.job.hosts if other.attempt == host.job.attempt]
+
+
+def _without_a_place(job: TrainingJob, host_id: str, reason: str) -> None:
+    """Let a job wait, or end, whose places could not be had: this was no attempt. A host that already runs was one."""
+    hosts = [host for host in job.hosts if host.attempt == job.attempt]
+    if any(host.handle for host in hosts):
+        _end(_host_of(job, host_id), Ending(cause="InternalError", message=f"The host could not be started: {reason}"))
+        return
+    for host in hosts:
+        job.hosts.remove(host)
+    job.attempt -= 1
+    job.stage = "queued"
+    if not job.stop_cause:
+        move_to(job, "Pending", f"Training job waiting for capacity: {reason}", now())
 
 
 def _end(host: TrainingHost, ending: Ending) -> None:

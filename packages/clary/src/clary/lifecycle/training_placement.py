@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 
 from clary.cluster.base import Cluster, Node, Placement, Resources
-from clary.cluster.instance_types import resources_for
+from clary.cluster.instance_types import gpus_asked, resources_for
 from clary.front.credentials import CredentialStore
 from clary.lifecycle.host_specs import instance_types_of
 from clary.lifecycle.tokens import report_token
@@ -38,6 +39,9 @@ def find_place(cluster: Cluster, job: TrainingJob, taken: Sequence[Reservation])
     if not nodes:
         return None
     wanted = resources_for([instance_type for instance_type, _ in types], beside_lasting(nodes, taken))
+    gpus = gpus_asked(job.request.get("Environment", {}))
+    if gpus is not None and any(node.total.gpus for node in nodes):
+        wanted = tuple(replace(item, gpus=gpus) for item in wanted)
     place = cluster.place(wanted, tuple(placement_of(reservation) for reservation in taken))
     if place is None and cluster.place(wanted, ()) is None:
         raise NeverFits(what_is_missing(wanted, nodes, "job's"))

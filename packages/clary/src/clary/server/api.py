@@ -19,14 +19,15 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 import clary.services
-from clary.cluster.local import LocalCluster
+from clary.cluster import choice
+from clary.cluster.base import Clusters
 from clary.front import handover
 from clary.front.api import Api
 from clary.front.credentials import CredentialStore
 from clary.front.permissions import check as check_permission
 from clary.front.reports import Reports
 from clary.inference import measurement_log
-from clary.lifecycle import loop
+from clary.lifecycle import cluster_report, loop
 from clary.server.http import serving
 from clary.server.stopping import stopped_by_signals
 from clary.services import host_reports, invocation_metrics, registry
@@ -82,6 +83,8 @@ async def _serve(settings: Settings, ready: Callable[[], None]) -> None:
         stack.push_async_callback(objects.close)
         await _ensure_default_bucket(objects, settings)
         dispatcher = Dispatcher(load_handlers(settings, database, objects, credentials), settings.region)
+        of_hosts = choice.for_hosts(settings)
+        clusters = choice.choose(of_hosts)
         api = Api(
             dispatcher.handle,
             Reports(lambda host_id, token, report: host_reports.receive(database, host_id, token, report)),
@@ -91,8 +94,9 @@ async def _serve(settings: Settings, ready: Callable[[], None]) -> None:
                 "store": _store_status(store),
                 "version": _version(),
             },
+            cluster=lambda: cluster_report.report(database, clusters.jobs, of_hosts),
         )
-        await stack.enter_async_context(_lifecycle(database, store.access, settings, credentials, stop))
+        await stack.enter_async_context(_lifecycle(database, clusters, store.access, of_hosts, credentials, stop))
         listener = stack.enter_context(handover.listen(settings.home))
         stack.callback(handover.unlisten, settings.home)
         await stack.enter_async_context(
@@ -146,10 +150,15 @@ def _store_status(store: Store) -> str:
 
 @asynccontextmanager
 async def _lifecycle(
-    database: Database, access: StoreAccess, settings: Settings, credentials: CredentialStore, stop: asyncio.Event
+    database: Database,
+    clusters: Clusters,
+    access: StoreAccess,
+    settings: Settings,
+    credentials: CredentialStore,
+    stop: asyncio.Event,
 ) -> AsyncGenerator[None]:
     """The controllers, running within the block. Their unexpected end ends the process: jobs would stand still."""
-    task = asyncio.create_task(loop.run(database, LocalCluster(settings), access, settings, credentials, stop))
+    task = asyncio.create_task(loop.run(database, clusters, access, settings, credentials, stop))
     task.add_done_callback(lambda _: stop.set())
     try:
         yield

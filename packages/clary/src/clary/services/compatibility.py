@@ -22,6 +22,9 @@ of AWS's own service models. An operation that is not implemented answers `Unsup
 The shapes, constraints and errors of every operation are those of botocore's models.
 
 S3 is served by the object store behind the same port and is not listed here.
+
+On a Ray cluster training jobs run on all machines; endpoints stay on the server's own. A job whose hosts are on several
+machines cannot have `EnableNetworkIsolation`: it fails and says so.
 """
 
 

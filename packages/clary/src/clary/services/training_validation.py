@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clary.cluster.instance_types import gpus_asked
 from clary.images.catalog import resolve
 from clary.services.images import check_image
 from clary.services.registry import Context
@@ -36,6 +37,7 @@ def check_request(params: Mapping[str, Any]) -> None:
         raise ValidationError("Clary does not offer remote debugging. Remove RemoteDebugConfig or set it to false.")
     _check_algorithm(params)
     groups = _check_instances(params.get("ResourceConfig"))
+    _check_gpus(params.get("Environment", {}))
     _check_stopping(params)
     _check_channels(params, groups)
 
@@ -119,6 +121,13 @@ def _check_instances(resources: Mapping[str, Any] | None) -> list[str]:
     for number, group in enumerate(groups, start=1):
         _check_count(group["InstanceCount"], f"resourceConfig.instanceGroups.{number}.member.instanceCount")
     return names
+
+
+def _check_gpus(environment: Mapping[str, str]) -> None:
+    try:
+        gpus_asked(environment)
+    except ValueError as error:
+        raise ValidationError(f"Environment: {error}") from None
 
 
 def _check_count(count: int, where: str) -> None:

@@ -6,7 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class StoreAccess(BaseModel):
-    """The store's own address and keys: for the server and for supervisors. A sandbox never sees them."""
+    """An address and keys of the store, for the server and for supervisors. A sandbox never sees the store's own.
+
+    Hosts on other machines get those of Clary's S3 front and of their own job, with its session token.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -14,3 +17,4 @@ class StoreAccess(BaseModel):
     access_key: str
     secret_key: str = Field(repr=False)
     region: str
+    session_token: str | None = Field(default=None, repr=False)

@@ -54,6 +54,8 @@ def sign(
     timestamp = (now or dt.datetime.now(dt.UTC)).strftime("%Y%m%dT%H%M%SZ")
     headers["x-amz-date"] = timestamp
     headers["x-amz-content-sha256"] = payload
+    if access.session_token:
+        headers["x-amz-security-token"] = access.session_token
     names = sorted(name for name in headers if name == "host" or name.startswith("x-amz-"))
     signed = ";".join(names)
     lines = [method, path, query, *(f"{name}:{' '.join(headers[name].split())}" for name in names), "", signed, payload]

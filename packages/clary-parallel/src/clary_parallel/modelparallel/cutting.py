@@ -1,0 +1,345 @@
+"""A user's step function, traced for one micro-batch and cut around the model's call.
+
+What comes before the call computes the model's inputs; the call itself runs in stages; what comes after it (losses,
+metrics, whatever is returned) is computed from the model's outputs, which stand in the traced graph as placeholders.
+`get_gradients` differentiates the loss as far as these placeholders; from there the stages go on, and the gradients
+of variables stand in the graph as placeholders too. So no line of the user's function is interpreted: it is TensorFlow
+that traces it, once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clary_parallel.frameworks import keras, tf
+from clary_parallel.modelparallel.parts import Call, Parts, Slot, Way
+from clary_parallel.pipelining.phases import Phases
+
+_thread = threading.local()
+
+_READS = ("ReadVariableOp", "ResourceGather", "VarHandleOp", "VarIsInitializedOp", "Placeholder", "Const")
+"""Operations that leave nothing behind."""
+
+
+class StepError(ValueError):
+    """A step function that cannot be run in stages; the message says what stands in the way, and the way out."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One value that the step function returns.
+
+    Args:
+        kind: "tensor" (computed after the model), "gradient" (of a variable of this rank), "derived" (computed from
+            gradients) or "static" (no tensor).
+        number: Which one among the fetches of its phase, or among the variables with gradients.
+        value: The value itself, if static.
+        shape: Static shape for one micro-batch.
+        dtype: TensorFlow type, of tensors.
+    """
+
+    kind: str
+    number: int = -1
+    value: Any = None
+    shape: Any = None
+    dtype: Any = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A step function for one shape of micro-batch.
+
+    Args:
+        parts: The model's parts.
+        way: The way in which the function calls the model.
+        phases: Before the model (gives its inputs), after it (gives tensors), after the backward.
+        seeds: From arguments and outputs to the gradients of the loss by outputs; None if there is no backward.
+        seeded: Numbers of the outputs that have such a gradient.
+        structure: What the function returns, with numbers of leaves.
+        leaves: Its leaves.
+        variables: Variables of this rank for which gradients are returned.
+        direct: Pairs of a variable's number and the fetch that holds its gradient around the model.
+        outside: Variables of the model that the function reads outside the model's call.
+        changes_state: Whether what comes after the model changes variables, prints or checks.
+    """
+
+    parts: Parts
+    way: Way
+    phases: Phases
+    seeds: Phases | None
+    seeded: tuple[int, ...]
+    structure: Any
+    leaves: tuple[Leaf, ...]
+    variables: tuple[Any, ...]
+    direct: tuple[tuple[int, int], ...]
+    outside: tuple[Any, ...]
+    changes_state: bool
+
+    @property
+    def derives(self) -> bool:
+        """Whether something is computed from gradients inside the function."""
+        return any(leaf.kind == "derived" for leaf in self.leaves)
+
+
+def cut(
+    function: Callable[..., Any],
+    specs: Sequence[Any],
+    rebuild: Callable[[Sequence[Any]], Any],
+    microbatch: int | None,
+) -> Cut:
+    """Trace a step function and cut it.
+
+    Args:
+        function: The user's function, converted by AutoGraph already.
+        specs: `tf.TensorSpec` of its tensors, for one micro-batch.
+        rebuild: From tensors to (arguments, options) of the function.
+        microbatch: Examples of a micro-batch; None if unknown yet.
+    """
+    seen: dict[str, Any] = {}
+
+    def whole(*tensors: Any) -> Any:
+        tracing = Tracing(tf.compat.v1.get_default_graph(), microbatch)
+        arguments, options = rebuild(tensors)
+        before = getattr(_thread, "tracing", None)
+        _thread.tracing = tracing
+        try:
+            result = function(*arguments, **options)
+        finally:
+            _thread.tracing = before
+        seen["tracing"] = tracing
+        seen["returned"] = _returned(tracing, result)
+        return [tensor for tensor in seen["returned"].tensors if not _is_placeholder(tensor)]
+
+    with tf.init_scope():
+        concrete = tf.function(whole, input_signature=list(specs), autograph=False).get_concrete_function()
+    tracing: Tracing = seen["tracing"]
+    return _assemble(concrete, tracing, seen["returned"], len(specs))
+
+
+@dataclass
+class _Returned:
+    structure: Any = None
+    leaves: list[Leaf] = field(default_factory=list[Leaf])
+    tensors: list[Any] = field(default_factory=list[Any])
+    derived: list[Any] = field(default_factory=list[Any])
+
+
+class Tracing:
+    """A step function being traced: the model's call and the gradients that were asked for."""
+
+    def __init__(self, graph: Any, microbatch: int | None) -> None:
+        self.graph, self.microbatch = graph, microbatch
+        self.parts: Parts | None = None
+        self.way: Way | None = None
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+        self.loss: Any = None
+        self.seeds: list[Any] = []
+        self.gradients: list[tuple[Any, Any]] = []
+        self.direct: list[tuple[int, Any]] = []
+
+    def call(self, parts: Parts, arguments: Any, options: Any, training: bool) -> Any:
+        """The model's call: its inputs are noted, its outputs are placeholders."""
+        if self.parts is not None:
+            raise StepError(
+                "A function under @smp.step may call its smp.DistributedModel once, and this one does so twice. Make "
+                "one call on joined inputs (tf.concat), or put both calls into the model's own call."
+            )
+        if tf.compat.v1.get_default_graph() is not self.graph:
+            raise StepError(
+                "The smp.DistributedModel is called inside a tf.cond, a loop over tensors or another tf.function. Call "
+                "it in the body of the function under @smp.step."
+            )
+        tensors: list[Any] = []
+
+        def slot(item: Any) -> Any:
+            if not _is_tensor(item):
+                return item
+            tensors.append(_as_input(item, parts.model))
+            return Slot(len(tensors) - 1)
+
+        structure = keras.tree.map_structure(slot, (arguments, options))
+        if not tensors:
+            raise StepError("The smp.DistributedModel is called without a tensor. Give it the step's inputs.")
+        specs = tuple((tuple(tensor.shape.as_list()), tensor.dtype.name) for tensor in tensors)
+        with tf.init_scope():
+            way = parts.way(Call(structure, specs, training, self.microbatch))
+        self.parts, self.way = parts, way
+        self.inputs = [tf.identity(tensors[number]) for number in way.order]
+        for tensor in keras.tree.flatten(way.traced.structure):
+            shape = list(tensor.shape)
+            if shape and shape[0] is None:
+                shape[0] = self.microbatch
+            self.outputs.append(tf.compat.v1.placeholder(tensor.dtype, shape))
+        return keras.tree.pack_sequence_as(way.traced.structure, self.outputs)
+
+    def knows(self, variable: Any) -> bool:
+        """Whether a variable is of the model that is called here."""
+        return self.parts is not None and _tracked(variable, self.parts) is not None
+
+    def gradients_of(self, loss: Any, variables: Sequence[Any]) -> list[Any]:
+        """Gradients of a loss: placeholders for the model's variables, ordinary gradients for others."""
+        if self.parts is None:
+            raise StepError("Gradients are asked for before the smp.DistributedModel is called.")
+        loss = tf.convert_to_tensor(loss)
+        if self.loss is None:
+            self.loss = loss
+            self.seeds = tf.gradients(tf.reduce_sum(loss), self.outputs, unconnected_gradients="none")
+            if all(seed is None for seed in self.seeds):
+                raise StepError("The loss does not depend on the outputs of the smp.DistributedModel.")
+        elif self.loss is not loss:
+            raise StepError(
+                "A function under @smp.step may ask for the gradients of one loss. Add the losses up, or write a step "
+                "for each."
+            )
+        return [self._gradient_of(variable) for variable in variables]
+
+    def _gradient_of(self, variable: Any) -> Any:
+        assert self.parts is not None
+        known = _tracked(variable, self.parts)
+        handle = _value(variable)
+        around = tf.gradients(tf.reduce_sum(self.loss), handle)[0]
+        if known is None:
+            if tf.gradients(self.inputs, handle)[0] is not None:
+                raise StepError(
+                    f"Variable {variable.name!r} is no part of the smp.DistributedModel, and its inputs depend on it. "
+                    "Put it into a layer of the model."
+                )
+            return None if around is None else tf.convert_to_tensor(around)
+        if self.parts.owner(known) != self.parts.job.model.rank:
+            return None
+        for kept, placeholder in self.gradients:
+            if kept is known:
+                return placeholder
+        placeholder = tf.compat.v1.placeholder(known.dtype, known.shape)
+        if around is not None:
+            self.direct.append((len(self.gradients), tf.convert_to_tensor(around)))
+        self.gradients.append((known, placeholder))
+        return placeholder
+
+
+def current() -> Tracing | None:
+    """The step function that is being traced on this thread."""
+    tracing: Tracing | None = getattr(_thread, "tracing", None)
+    return tracing
+
+
+def _returned(tracing: Tracing, result: Any) -> _Returned:
+    returned = _Returned()
+    flat = tf.nest.flatten(result)
+    marks = {id(placeholder): number for number, (_, placeholder) in enumerate(tracing.gradients)}
+    gradients = {placeholder.op.name for _, placeholder in tracing.gradients}
+    for item in flat:
+        if isinstance(item, tf.IndexedSlices):
+            item = tf.convert_to_tensor(item)
+        if not _is_tensor(item):
+            returned.leaves.append(Leaf("static", value=item))
+            continue
+        tensor = item if tf.is_tensor(item) else tf.convert_to_tensor(_value(item))
+        if id(tensor) in marks:
+            returned.leaves.append(Leaf("gradient", marks[id(tensor)], shape=tensor.shape, dtype=tensor.dtype))
+            continue
+        tensor = tf.identity(tensor)
+        if _reaches(tensor.op, gradients):
+            returned.leaves.append(Leaf("derived", len(returned.derived), shape=tensor.shape, dtype=tensor.dtype))
+            returned.derived.append(tensor)
+        else:
+            returned.leaves.append(Leaf("tensor", len(returned.tensors), shape=tensor.shape, dtype=tensor.dtype))
+            returned.tensors.append(tensor)
+    returned.structure = tf.nest.pack_sequence_as(result, list(range(len(flat))))
+    return returned
+
+
+def _assemble(concrete: Any, tracing: Tracing, returned: _Returned, count: int) -> Cut:
+    parts, way = tracing.parts, tracing.way
+    if parts is None or way is None:
+        raise StepError(
+            "A function under @smp.step must call an smp.DistributedModel, and this one does not. Leave the decorator "
+            "out, or use tf.function."
+        )
+    if not returned.leaves:
+        raise StepError("A function under @smp.step must return something that depends on its smp.DistributedModel.")
+    arguments = list(concrete.inputs[:count])
+    gradients = {placeholder.op.name for _, placeholder in tracing.gradients}
+    effects = [op for op in concrete.graph.control_outputs if op.type not in _READS]
+    late = [op for op in effects if _reaches(op, gradients)]
+    if late:
+        raise StepError(
+            "A function under @smp.step changes variables with its gradients (optimizer.apply_gradients?), which would "
+            "happen once for each micro-batch. Return the gradients and apply them outside: "
+            "[gradient.accumulate() for gradient in gradients]."
+        )
+    tensors = [*returned.tensors, *(gradient for _, gradient in tracing.direct)]
+    phases = Phases(
+        concrete,
+        [tracing.inputs, tensors, returned.derived],
+        [arguments, tracing.outputs, [placeholder for _, placeholder in tracing.gradients]],
+        [[], effects, []],
+    )
+    seeds, seeded = None, tuple(number for number, seed in enumerate(tracing.seeds) if seed is not None)
+    if tracing.loss is not None:
+        wanted = [tf.convert_to_tensor(tracing.seeds[number]) for number in seeded]
+        seeds = Phases(concrete, [wanted], [[*arguments, *tracing.outputs]], [[]])
+    handles = {id(external) for external, _ in concrete.graph.captures}
+    outside = tuple(variable for variable, _ in parts.all_variables() if id(_value(variable).handle) in handles)
+    return Cut(
+        parts=parts,
+        way=way,
+        phases=phases,
+        seeds=seeds,
+        seeded=seeded,
+        structure=returned.structure,
+        leaves=tuple(returned.leaves),
+        variables=tuple(variable for variable, _ in tracing.gradients),
+        direct=tuple((number, len(returned.tensors) + place) for place, (number, _) in enumerate(tracing.direct)),
+        outside=outside,
+        changes_state=bool(effects),
+    )
+
+
+def _reaches(op: Any, names: set[str]) -> bool:
+    """Whether an operation depends on any of some operations."""
+    seen: set[str] = set()
+    waiting = [op]
+    while waiting:
+        here = waiting.pop()
+        if here.name in names:
+            return True
+        if here.name not in seen:
+            seen.add(here.name)
+            waiting.extend(tensor.op for tensor in here.inputs)
+    return False
+
+
+def _as_input(item: Any, model: Any) -> Any:
+    """A tensor as the model gets it: floats in the type in which it computes, as Keras casts them."""
+    tensor = tf.convert_to_tensor(_value(item))
+    wanted = getattr(getattr(model, "user", model), "compute_dtype", None)
+    if wanted and tensor.dtype.is_floating and tensor.dtype.name != wanted:
+        return tf.cast(tensor, wanted)
+    return tensor
+
+
+def _tracked(variable: Any, parts: Parts) -> Any:
+    """The Keras variable of the model behind a variable that a user names; None if it is no part of the model."""
+    for known, _ in parts.all_variables():
+        if known is variable or known.value is variable:
+            return known
+    return None
+
+
+def _value(variable: Any) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _is_tensor(item: Any) -> bool:
+    import numpy as np
+
+    return tf.is_tensor(item) or isinstance(item, tf.Variable | keras.Variable | np.ndarray)
+
+
+def _is_placeholder(tensor: Any) -> bool:
+    return tensor.op.type == "Placeholder"

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from clary_parallel.surfaces.smmodelparallel import *  # noqa: F403  # pyright: ignore[reportWildcardImportFromLibrary]
-from clary_parallel.surfaces.smmodelparallel import not_offered
+from ..requirement import refuse_old_keras
+
+refuse_old_keras()
+
+from clary_parallel.surfaces.smmodelparallel import *  # noqa: E402, F403  # pyright: ignore[reportWildcardImportFromLibrary]
+from clary_parallel.surfaces.smmodelparallel import not_offered  # noqa: E402
 
 
 def __getattr__(name: str) -> Any:

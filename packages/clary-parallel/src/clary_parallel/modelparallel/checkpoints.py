@@ -76,7 +76,7 @@ class CheckpointManager:
             ParallelError: The model was not parted yet.
         """
         here = job.current()
-        models = [child for child in self._children.values() if isinstance(child, DistributedModel)]
+        models = self._models()
         for model in models:
             if not model.parts().parted:
                 raise ParallelError("There is nothing to save before the first step: the model is not parted yet.")
@@ -107,8 +107,7 @@ class CheckpointManager:
         path = save_path or self.latest_checkpoint
         if path is None:
             return None
-        models = [child for child in self._children.values() if isinstance(child, DistributedModel)]
-        if all(model.parts().parted for model in models):
+        if all(model.parts().parted for model in self._models()):
             self._read(path)
         else:
             hooks.register_post_partition_hook(lambda: self._read(path))
@@ -117,6 +116,9 @@ class CheckpointManager:
     def restore_or_initialize(self) -> str | None:
         """The same as `restore`: what is not restored is initialised already."""
         return self.restore()
+
+    def _models(self) -> list[Any]:
+        return [child for child in self._children.values() if isinstance(child, DistributedModel)]
 
     def _write(self, children: dict[str, Any]) -> str:
         whole = tf.train.Checkpoint(**children)
@@ -130,7 +132,7 @@ class CheckpointManager:
         for name, child in self._children.items():
             if isinstance(child, _Optimizer):
                 if not child.built:
-                    child.build([item for model in parted_models() for item in model.trainable_variables])
+                    child.build([item for model in self._models() for item in model.trainable_variables])
                 if here.world.rank == 0:
                     children[name] = _whole_optimizer(child)
         failure = None

@@ -153,7 +153,8 @@ class DistributedModel(_Model):
     def whole(self) -> Any:
         """The whole model as an ordinary functional Keras model, with this rank's copies of the weights."""
         traced = self.parts().first_way().traced
-        return keras.Model(list(traced.inputs), traced.structure, name=self.name)
+        inputs = traced.inputs[0] if len(traced.inputs) == 1 else list(traced.inputs)
+        return keras.Model(inputs, traced.structure, name=self.name)
 
     def compile(self, *arguments: Any, **options: Any) -> None:
         """Not offered: the loop is the script's."""

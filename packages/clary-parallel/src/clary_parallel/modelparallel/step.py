@@ -246,7 +246,9 @@ class _Step:
 
 
 def _slots(structure: Any) -> list[_Tensor]:
-    return [item for item in tf.nest.flatten(structure) if isinstance(item, _Tensor)]
+    """The slots of a call, in the order of its tensors."""
+    found = [item for item in tf.nest.flatten(structure) if isinstance(item, _Tensor)]
+    return sorted(found, key=lambda slot: slot.number)
 
 
 def _spec(tensor: Any, axis: int | None, count: int) -> Any:

@@ -7,7 +7,7 @@ that makes the call when the model runs, so that scripts which were written for 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from clary_parallel.frameworks import keras, tf
@@ -18,33 +18,45 @@ _open: list[int] = []
 
 
 class TensorFlowCall(_Layer):
-    """One call of a TensorFlow function with symbolic tensors among its arguments."""
+    """One call of a TensorFlow function; called with the symbolic tensors among its arguments.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(name=None, dtype=None, autocast=False)
+    Args:
+        function: From these tensors to the function's result.
+    """
+
+    def __init__(self, function: Callable[[Sequence[Any]], Any]) -> None:
+        super().__init__(autocast=False)
         self._function = function
 
-    def call(self, *arguments: Any, **options: Any) -> Any:
+    def call(self, tensors: Sequence[Any]) -> Any:
         """Call the function."""
-        return self._function(*arguments, **options)
+        return self._function(tensors)
 
-    def compute_output_spec(self, *arguments: Any, **options: Any) -> Any:
+    def compute_output_spec(self, tensors: Sequence[Any]) -> Any:
         """Trace the function once for the shapes of its results."""
-        return keras.src.backend.compute_output_spec(self._function, *arguments, **options)
+        return keras.src.backend.compute_output_spec(self._function, tensors)
 
 
 class _Symbolic(_Dispatcher):
     def handle(self, op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Called by TensorFlow where a function cannot take its arguments."""
         given = keras.tree.flatten((args, kwargs))
-        if not _open or not any(isinstance(item, keras.KerasTensor) for item in given):
+        symbolic = [item for item in given if isinstance(item, keras.KerasTensor)]
+        if not _open or not symbolic:
             return self.NOT_SUPPORTED
         if any(isinstance(item, tf.Variable | keras.Variable) for item in given):
             raise ValueError(
                 f"tf.{getattr(op, '__name__', op)} takes a variable here; put the variable and the call into a "
                 "keras.layers.Layer, so that both go into one partition"
             )
-        return TensorFlowCall(op)(*args, **kwargs)
+
+        def function(tensors: Sequence[Any]) -> Any:
+            left = iter(tensors)
+            filled = [next(left) if isinstance(item, keras.KerasTensor) else item for item in given]
+            arguments, options = keras.tree.pack_sequence_as((args, kwargs), filled)
+            return op(*arguments, **options)
+
+        return TensorFlowCall(function)(symbolic)
 
 
 _dispatcher: list[Any] = []

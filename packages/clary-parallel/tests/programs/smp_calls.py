@@ -225,6 +225,37 @@ def clipping_by_global_norm_counts_all_partitions():
 
 
 @case
+def a_loss_scale_that_overflows_skips_the_step_on_all_ranks():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model, _ = twins()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0**20)
+    # Keras scales by a constant what is traced before the optimizer is built.
+    smp.register_post_partition_hook(lambda: optimizer.build(model.trainable_variables))
+
+    @smp.step
+    def get_gradients(x, y):
+        loss = loss_object(y, model(x, training=True))
+        return optimizer.get_gradients(optimizer.scale_loss(loss), model.trainable_variables), loss
+
+    @tf.function
+    def train_step(x, y):
+        gradients, loss = get_gradients(x, y)
+        gradients = [gradient.accumulate() for gradient in gradients]
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return loss.reduce_mean()
+
+    losses = [float(train_step(images, labels)) for _ in range(12)]
+    scales = smp.allgather(float(optimizer.dynamic_scale), smp.MP_GROUP)
+    made = smp.allgather(int(optimizer.inner_optimizer.iterations), smp.MP_GROUP)
+    assert scales[0] == scales[1] < 2.0**20
+    assert made[0] == made[1] > 0
+    assert losses[-1] < losses[0]
+
+
+@case
 def an_evaluation_step_updates_metrics_on_every_rank():
     model, plain = twins()
     mean, accuracy = keras.metrics.Mean(), keras.metrics.SparseCategoricalAccuracy()

@@ -6,6 +6,7 @@ count the gradients of all partitions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ def install() -> None:
     _make_callable()
     _let_apply_nothing()
     _clip_over_partitions()
+    _agree_on_overflow()
     keras.metrics.Metric.reset_states = _reset_states
     _tapes_of_steps()
 
@@ -111,6 +113,24 @@ def _clip_over_partitions() -> None:
             optimizer.global_clipnorm = limit
 
     _Optimizer.apply = apply
+
+
+def _agree_on_overflow() -> None:
+    """LossScaleOptimizer skips a step whose gradients are not finite: on all ranks, if on one."""
+    scaling: Any = keras.optimizers.LossScaleOptimizer
+    plain: Any = scaling.apply
+
+    def apply(optimizer: Any, grads: Sequence[Any], trainable_variables: Any = None) -> Any:
+        if _fit_this_part(grads):
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(item)) for item in grads if item is not None])
+            everywhere = tf.equal(_over_partitions(tf.cast(tf.logical_not(finite), tf.float32)), 0.0)
+            grads = [
+                None if item is None else tf.where(everywhere, item, tf.constant(math.nan, item.dtype))
+                for item in grads
+            ]
+        return plain(optimizer, grads, trainable_variables)
+
+    scaling.apply = apply
 
 
 def _fit_this_part(tensors: Sequence[Any]) -> bool:

@@ -15,7 +15,7 @@ from clary_parallel.analyse.keras_model import TracedModel
 from clary_parallel.frameworks import keras, tf
 from clary_parallel.modelparallel.job import Job
 from clary_parallel.modelparallel.tensorflow_calls import as_layers
-from clary_parallel.partitioning import Plan, make_plan
+from clary_parallel.partitioning import Plan, describe_plan, make_plan
 from clary_parallel.pipelining.layout import StageLayout, lay_out
 
 
@@ -188,6 +188,8 @@ class Parts:
             auto_partition=parameters.auto_partition,
             default_partition=parameters.default_partition,
         )
+        if self.job.world.rank == 0 and parameters.partitions > 1:
+            print(f"clary_parallel: the model's partitions\n{describe_plan(self.plan)}", flush=True)
         return self.plan
 
 

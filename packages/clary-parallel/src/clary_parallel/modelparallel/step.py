@@ -146,7 +146,10 @@ class _Step:
         return filled, tensors
 
     def _cut(self, structure: Any, specs: list[Any]) -> Cut:
-        key = repr(structure), tuple((tuple(spec.shape.as_list()), spec.dtype.name) for spec in specs)
+        key = (
+            repr(tf.nest.map_structure(_identity, structure)),
+            tuple((tuple(spec.shape.as_list()), spec.dtype.name) for spec in specs),
+        )
         if key not in self._cuts:
             slots = _slots(structure)
             sizes = [spec.shape[slot.axis] for spec, slot in zip(specs, slots, strict=True) if slot.axis is not None]
@@ -243,6 +246,11 @@ class _Step:
             return gradient(leaf.number) if leaf.kind == "gradient" else StepOutput(by_leaf[id(leaf)], count)
 
         return tf.nest.map_structure(output, found.structure)
+
+
+def _identity(item: Any) -> Any:
+    """A value that is part of a trace's key; of an object, which one it is."""
+    return item if isinstance(item, str | int | float | bool | _Tensor | None) else f"object {id(item)}"
 
 
 def _slots(structure: Any) -> list[_Tensor]:

@@ -15,6 +15,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from smp_cases import (  # noqa: E402
     Net,
+    PlainNet,
     case,
     images,
     in_one_process,
@@ -396,7 +397,14 @@ def the_whole_model_is_saved_with_its_trained_weights():
     model.save_model(str(folder / "model"))
     loaded = tf.saved_model.load(str(folder / "model"))
     x = tf.cast(images[:5], tf.float32)
-    same([loaded.serve(x)], [plain(x)], 1e-4)
+    expected = plain(x)
+    same([loaded.serve(x)], [expected], 1e-4)
+    model.save_weights(folder / "whole.weights.h5")
+    other = PlainNet()
+    other(x)
+    other.load_weights(folder / "whole.weights.h5")
+    same([other(x)], [expected], 1e-4)
+    assert "save_weights" in raises("NotOffered", model.save, "model.keras")
 
 
 @case

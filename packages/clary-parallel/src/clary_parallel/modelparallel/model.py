@@ -79,7 +79,7 @@ class DistributedModel(_Model):
         """The model's parts on this rank."""
         if self._smp.parts is None:
             _models.add(self)
-            self._smp.parts = parts_of(self, self._inner, job.current(), hooks.run)
+            self._smp.parts = parts_of(self, self._inner, job.current(), self._when_parted)
         return self._smp.parts
 
     @property
@@ -150,6 +150,21 @@ class DistributedModel(_Model):
             self.whole().export(save_path, verbose=False)
         here.world.barrier()
 
+    def save_weights(self, filepath: Any, *arguments: Any, **options: Any) -> None:
+        """Write the whole model's weights, as keras.Model does. Collective; the first rank writes."""
+        here = job.current()
+        self.get_weights()
+        if here.world.rank == 0:
+            super().save_weights(filepath, *arguments, **options)
+        here.world.barrier()
+
+    def save(self, *arguments: Any, **options: Any) -> None:
+        """Not offered: a parted model is saved as a SavedModel, or its weights are."""
+        raise NotOffered(
+            "smp.DistributedModel.save is not offered: use save_model(path) for a SavedModel, save_weights(path), or "
+            "smp.CheckpointManager."
+        )
+
     def whole(self) -> Any:
         """The whole model as an ordinary functional Keras model, with this rank's copies of the weights."""
         traced = self.parts().first_way().traced
@@ -171,6 +186,10 @@ class DistributedModel(_Model):
     def predict(self, *arguments: Any, **options: Any) -> Any:
         """Not offered: the loop is the script's."""
         raise _no_loop("predict")
+
+    def _when_parted(self) -> None:
+        self.built = True
+        hooks.run()
 
     def _takes_training(self) -> bool:
         return bool(getattr(self, "_call_has_training_arg", False)) and self._inner is None

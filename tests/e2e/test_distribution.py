@@ -76,9 +76,3 @@ def test_a_model_parallel_script_trains_over_two_hosts(server: Server, sdk_v2: P
     assert float(accuracy) > 0.9
     assert "'checkpoint', 'ckpt-1.data-00000-of-00001', 'ckpt-1.index'" in said
     assert re.search(r"model s3://.+/output/model.tar.gz", said)
-
-
-def test_impossible_model_parallel_parameters_fail_the_job_with_what_to_do(server: Server, sdk_v2: Path) -> None:
-    said = server.run(sdk_v2, "v2_modelparallel.py", json.dumps({"partitions": 3}))
-    assert "STATUS Failed" in said
-    assert "4 ranks cannot hold whole replicas of 3 partitions" in said.split("REASON", 1)[1]

@@ -21,14 +21,9 @@ PARAMETERS = (
 )
 
 
-def calls(pipeline: str, *names: str) -> Ended:
-    with tempfile.TemporaryDirectory() as folder:
-        return run_ranks(PROGRAMS / "smp_calls.py", 2, pipeline, folder, *names, timeout=280)
-
-
-@functools.cache
 def all_calls() -> Ended:
-    return calls("interleaved")
+    with tempfile.TemporaryDirectory() as folder:
+        return run_ranks(PROGRAMS / "smp_calls.py", 2, "interleaved", folder, timeout=280)
 
 
 @functools.cache
@@ -46,13 +41,8 @@ def test_each_call_does_what_the_library_says(name: str) -> None:
     passed(all_calls(), name, 2)
 
 
-def test_the_simple_pipeline_trains_as_one_process_too() -> None:
-    name = "a_subclassed_model_trains_as_in_one_process"
-    passed(calls("simple", name), name, 2)
-
-
 @pytest.mark.parametrize("name", PINNED)
-def test_manual_partitions_in_replicas(name: str) -> None:
+def test_manual_partitions_in_replicas_on_the_simple_pipeline(name: str) -> None:
     passed(pinned(), name, 4)
 
 

@@ -156,6 +156,75 @@ def a_functional_model_with_two_inputs_trains_as_in_one_process():
     same(model.get_weights(), plain.get_weights())
 
 
+def encoder(base):
+    """An encoder as BERT's: nested layers, an optional argument by name, a tuple of outputs."""
+
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.attention = keras.layers.MultiHeadAttention(2, 4)
+            self.norms = [keras.layers.LayerNormalization() for _ in range(2)]
+            self.dense = [keras.layers.Dense(16, "gelu"), keras.layers.Dense(8)]
+
+        def call(self, x, mask):
+            x = self.norms[0](x + self.attention(x, x, attention_mask=mask))
+            return self.norms[1](x + self.dense[1](self.dense[0](x)))
+
+    class Encoder(base):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.blocks = keras.layers.Embedding(11, 8), [Block() for _ in range(3)]
+            self.pooler, self.last = keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)
+
+        def call(self, ids, attention_mask=None, training=None):
+            x = self.embedding(ids)
+            mask = tf.cast(attention_mask[:, tf.newaxis, :], tf.bool)
+            for block in self.blocks:
+                x = block(x, mask)
+            pooled = self.pooler(x[:, 0])
+            return self.last(pooled), pooled
+
+    return Encoder
+
+
+@case
+def an_encoder_with_a_mask_and_two_outputs_trains_as_in_one_process():
+    model, plain = twins(encoder(smp.DistributedModel), encoder(keras.Model))
+    ids = np.random.default_rng(5).integers(0, 11, (16, 6))
+    mask = (np.arange(6) < np.random.default_rng(6).integers(2, 7, (16, 1))).astype("int32")
+    # The decay does not depend on gradients: it must not overtake the step.
+    ours, theirs = (keras.optimizers.SGD(0.1, weight_decay=0.05) for _ in range(2))
+
+    @smp.step
+    def get_gradients(ids, mask, y):
+        logits, pooled = model(ids, attention_mask=mask, training=True)
+        loss = loss_object(y, logits) + 0.1 * tf.reduce_mean(pooled**2)
+        return ours.get_gradients(loss, model.trainable_variables), loss
+
+    @tf.function
+    def train_step(ids, mask, y):
+        gradients, loss = get_gradients(ids, mask, y)
+        ours.apply_gradients(zip([g.accumulate() for g in gradients], model.trainable_variables, strict=True))
+        return loss.reduce_mean()
+
+    plain(ids, attention_mask=mask)
+
+    @smp.register_post_partition_hook
+    def begin_alike():
+        for variable, value in zip(model.whole_variables(), plain.variables, strict=True):
+            variable.assign(value)
+
+    for _ in range(3):
+        mine = float(train_step(ids, mask, labels))
+        with tf.GradientTape() as tape:
+            logits, pooled = plain(ids, attention_mask=mask, training=True)
+            loss = loss_object(labels, logits) + 0.1 * tf.reduce_mean(pooled**2)
+        gradients = tape.gradient(loss, plain.trainable_variables)
+        theirs.apply_gradients(zip(gradients, plain.trainable_variables, strict=True))
+        assert abs(mine - float(loss)) < 1e-4
+    same(model.get_weights(), plain.get_weights(), 1e-3)
+
+
 @case
 def tapes_regularisation_and_variables_of_ones_own():
     model, plain = twins()

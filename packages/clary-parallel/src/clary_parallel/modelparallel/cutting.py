@@ -64,6 +64,7 @@ class Cut:
         direct: Pairs of a variable's number and the fetch that holds its gradient around the model.
         outside: Variables of the model that the function reads outside the model's call.
         changes_state: Whether what comes after the model changes variables, prints or checks.
+        handles: Handles of all variables that running the function reads or changes on this rank.
     """
 
     parts: Parts
@@ -77,6 +78,7 @@ class Cut:
     direct: tuple[tuple[int, int], ...]
     outside: tuple[Any, ...]
     changes_state: bool
+    handles: tuple[Any, ...]
 
     @property
     def derives(self) -> bool:
@@ -283,7 +285,9 @@ def _assemble(concrete: Any, tracing: Tracing, returned: _Returned, count: int) 
     if tracing.loss is not None:
         wanted = [tf.convert_to_tensor(tracing.seeds[number]) for number in seeded]
         seeds = Phases(concrete, [wanted], [[*arguments, *tracing.outputs]], [[]])
-    handles = {id(external) for external, _ in concrete.graph.captures}
+    captured = [external for external, _ in concrete.graph.captures if external.dtype == tf.resource]
+    own = [_value(variable).handle for variable in parts.variables()]
+    handles = {id(handle) for handle in captured}
     outside = tuple(variable for variable, _ in parts.all_variables() if id(_value(variable).handle) in handles)
     return Cut(
         parts=parts,
@@ -297,6 +301,7 @@ def _assemble(concrete: Any, tracing: Tracing, returned: _Returned, count: int) 
         direct=tuple((number, len(returned.tensors) + place) for place, (number, _) in enumerate(tracing.direct)),
         outside=outside,
         changes_state=bool(effects),
+        handles=tuple({id(handle): handle for handle in (*own, *captured)}.values()),
     )
 
 

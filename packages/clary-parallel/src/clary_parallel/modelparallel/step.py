@@ -211,11 +211,13 @@ class _Step:
 
         types = [leaf.dtype for leaf in (*values, *derived) for _ in range(count)] + [tf.float32]
         here = tf.compat.v1.get_default_graph()
-        with tf.control_dependencies(_reads.pop(here, [])):
+        with tf.control_dependencies([*_reads.pop(here, []), *_touch(found.handles)]):
             results = graph.collective(run, tensors, types)
         for result, leaf in zip(results, (leaf for leaf in (*values, *derived) for _ in range(count)), strict=False):
             result.set_shape(leaf.shape)
         ran = results[-1].op
+        with tf.control_dependencies([ran]):
+            _touch(found.handles)
         by_leaf = {
             id(leaf): results[place * count : (place + 1) * count] for place, leaf in enumerate((*values, *derived))
         }
@@ -246,6 +248,15 @@ class _Step:
             return gradient(leaf.number) if leaf.kind == "gradient" else StepOutput(by_leaf[id(leaf)], count)
 
         return tf.nest.map_structure(output, found.structure)
+
+
+def _touch(handles: Sequence[Any]) -> list[Any]:
+    """Operations that TensorFlow takes for uses of variables.
+
+    The step's own uses are hidden in it. One such operation before it and one after it order what the graph does with
+    the variables: assignments that stand after the step, a decay of weights for one, do not overtake it.
+    """
+    return [tf.raw_ops.VarIsInitializedOp(resource=handle).op for handle in handles]
 
 
 def _identity(item: Any) -> Any:

@@ -21,6 +21,7 @@ PARAMETERS = (
 )
 
 
+@functools.cache
 def all_calls() -> Ended:
     with tempfile.TemporaryDirectory() as folder:
         return run_ranks(PROGRAMS / "smp_calls.py", 2, "interleaved", folder, timeout=280)

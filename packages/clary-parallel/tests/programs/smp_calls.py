@@ -138,6 +138,27 @@ def gradients_of_each_micro_batch_are_kept_where_they_are_asked_for():
     same([[tf.clip_by_norm(part, 0.1) for part in item] for item in each], clipped)
 
 
+@case
+def two_steps_in_one_function_keep_their_gradients_apart():
+    model, plain = twins()
+    optimizer = keras.optimizers.SGD(0.1)
+
+    @smp.step
+    def get_gradients(x, y):
+        return optimizer.get_gradients(loss_object(y, model(x)), model.trainable_variables)
+
+    @tf.function
+    def train_step(x, y):
+        first = [gradient.accumulate() for gradient in get_gradients(x[:8], y[:8])]
+        second = [gradient.accumulate() for gradient in get_gradients(x[8:], y[8:])]
+        mean = [(one + other) / 2 for one, other in zip(first, second, strict=True)]
+        optimizer.apply_gradients(zip(mean, model.trainable_variables, strict=True))
+
+    train_step(images, labels)
+    in_one_process(plain, keras.optimizers.SGD(0.1), 1)
+    same(model.get_weights(), plain.get_weights())
+
+
 def functional():
     inputs = {"a": keras.Input((6,), name="a"), "b": keras.Input((5,), dtype="int32", name="b")}
     embedded = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 6)(inputs["b"]))

@@ -287,6 +287,7 @@ def _assemble(concrete: Any, tracing: Tracing, returned: _Returned, count: int) 
         seeds = Phases(concrete, [wanted], [[*arguments, *tracing.outputs]], [[]])
     captured = [external for external, _ in concrete.graph.captures if external.dtype == tf.resource]
     own = [_value(variable).handle for variable in parts.variables()]
+    own += [parts.gradient_sum(variable).handle for variable, _ in tracing.gradients]
     handles = {id(handle) for handle in captured}
     outside = tuple(variable for variable, _ in parts.all_variables() if id(_value(variable).handle) in handles)
     return Cut(

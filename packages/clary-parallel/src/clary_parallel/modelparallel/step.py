@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,6 @@ from clary_parallel.modelparallel.running import Program
 from clary_parallel.modelparallel.step_output import StepOutput
 
 _IGNORED = ("reduce_retracing", "experimental_relax_shapes", "experimental_autograph_options")
-_reads: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
-"""Of each graph, what reads the gradients of its last step: a later step waits for it."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +207,7 @@ class _Step:
             return [item.numpy() for item in given] + [np.float32(0)]
 
         types = [leaf.dtype for leaf in (*values, *derived) for _ in range(count)] + [tf.float32]
-        here = tf.compat.v1.get_default_graph()
-        with tf.control_dependencies([*_reads.pop(here, []), *_touch(found.handles)]):
+        with tf.control_dependencies(_touch(found.handles)):
             results = graph.collective(run, tensors, types)
         for result, leaf in zip(results, (leaf for leaf in (*values, *derived) for _ in range(count)), strict=False):
             result.set_shape(leaf.shape)
@@ -226,7 +222,6 @@ class _Step:
             variable = found.variables[place]
             with tf.control_dependencies([ran]):
                 total = tf.identity(found.parts.gradient_sum(variable).read_value())
-            _reads.setdefault(here, []).append(total.op)
 
             def each() -> list[Any]:
                 wanted["keep"] = True
@@ -236,7 +231,6 @@ class _Step:
                     )
                 for part in parts:
                     part.set_shape(variable.shape)
-                _reads.setdefault(here, []).extend(part.op for part in parts)
                 return list(parts)
 
             return StepOutput(each, count, total)

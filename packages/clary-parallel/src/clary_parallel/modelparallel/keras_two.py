@@ -14,7 +14,7 @@ import numpy as np
 
 from clary_parallel.data import graph
 from clary_parallel.frameworks import keras, tf
-from clary_parallel.modelparallel import cutting, job
+from clary_parallel.modelparallel import job, tracing
 
 _Optimizer: Any = keras.optimizers.Optimizer
 _installed: list[bool] = []
@@ -44,9 +44,9 @@ def install() -> None:
 
 def get_gradients(optimizer: Any, loss: Any, params: Sequence[Any]) -> list[Any]:
     """The gradients of a loss by variables; inside a step function over all stages of its model."""
-    tracing = cutting.current()
-    if tracing is not None and tracing.parts is not None:
-        return tracing.gradients_of(loss, params)
+    step = tracing.current()
+    if step is not None and step.parts is not None:
+        return step.gradients_of(loss, params)
     values = [item.value if isinstance(item, keras.Variable) else item for item in params]
     return list(tf.gradients(loss, values))
 
@@ -161,13 +161,13 @@ def _tapes_of_steps() -> None:
     plain: Any = tf.GradientTape.gradient
 
     def gradient(tape: Any, target: Any, sources: Any, *arguments: Any, **options: Any) -> Any:
-        tracing = cutting.current()
+        step = tracing.current()
         flat = keras.tree.flatten(sources)
-        parts = None if tracing is None else tracing.parts
-        if tracing is None or parts is None or not any(tracing.knows(item) for item in flat):
+        parts = None if step is None else step.parts
+        if step is None or parts is None or not any(step.knows(item) for item in flat):
             return plain(tape, target, sources, *arguments, **options)
         if arguments or options.get("output_gradients") is not None:
-            raise cutting.StepError("A tape inside @smp.step takes no output_gradients: multiply the loss instead.")
-        return keras.tree.pack_sequence_as(sources, tracing.gradients_of(target, flat))
+            raise tracing.StepError("A tape inside @smp.step takes no output_gradients: multiply the loss instead.")
+        return keras.tree.pack_sequence_as(sources, step.gradients_of(target, flat))
 
     tf.GradientTape.gradient = gradient

@@ -7,7 +7,7 @@ from typing import Any
 
 from clary_parallel.errors import NotOffered, ParallelError
 from clary_parallel.frameworks import keras, tf
-from clary_parallel.modelparallel import cutting, hooks, job
+from clary_parallel.modelparallel import hooks, job, tracing
 from clary_parallel.modelparallel.parts import Parts, parts_of
 from clary_parallel.partitioning import describe_plan
 
@@ -61,11 +61,11 @@ class DistributedModel(_Model):
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        tracing = cutting.current()
+        step = tracing.current()
         symbolic = any(isinstance(item, keras.KerasTensor) for item in keras.tree.flatten((arguments, options)))
         if symbolic or self._smp.whole:
             return super().__call__(*arguments, **options)
-        if tracing is None:
+        if step is None:
             raise ParallelError(
                 f"Model {self.name!r} may be called inside a function under @smp.step only: no rank holds all of it. "
                 "Write an evaluation as a step of its own, or use model.save_model() and load the whole model."
@@ -73,7 +73,7 @@ class DistributedModel(_Model):
         training = options.pop("training", None)
         if training is not None and self._takes_training():
             options["training"] = training
-        return tracing.call(self.parts(), arguments, options, bool(training))
+        return step.call(self.parts(), arguments, options, bool(training))
 
     def parts(self) -> Parts:
         """The model's parts on this rank."""

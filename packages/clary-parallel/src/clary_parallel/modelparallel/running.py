@@ -10,8 +10,9 @@ import numpy as np
 
 from clary_parallel.errors import Disagreement
 from clary_parallel.frameworks import tf
-from clary_parallel.modelparallel.cutting import Cut, StepError
+from clary_parallel.modelparallel.cutting import Cut
 from clary_parallel.modelparallel.exchange import share_tensors, share_variables
+from clary_parallel.modelparallel.tracing import StepError
 from clary_parallel.pipelining.stage import Compiled, Crossing, Feed, LossFunction, Stage
 from clary_parallel.schedule import Schedule, make_schedule
 from clary_parallel.schedule.execute import Arrays, Spec, execute

@@ -14,9 +14,10 @@ from clary_parallel.data import graph
 from clary_parallel.errors import NotOffered
 from clary_parallel.frameworks import keras, tf
 from clary_parallel.modelparallel import job
-from clary_parallel.modelparallel.cutting import Cut, StepError, cut
+from clary_parallel.modelparallel.cutting import Cut, cut
 from clary_parallel.modelparallel.running import Program
 from clary_parallel.modelparallel.step_output import StepOutput
+from clary_parallel.modelparallel.tracing import StepError
 
 _IGNORED = ("reduce_retracing", "experimental_relax_shapes", "experimental_autograph_options")
 

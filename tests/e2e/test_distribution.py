@@ -61,15 +61,16 @@ def test_a_model_parallel_script_trains_over_two_hosts(server: Server, sdk_v2: P
     # Spread: the two parts of each model are on different hosts, and its replicas beside one another.
     parameters = {"partitions": 2, "microbatches": 4, "placement_strategy": "spread", "horovod": True}
     said = server.run(sdk_v2, "v2_modelparallel.py", json.dumps(parameters))
-    held = re.findall(r"rank (\d) mp (\d) dp (\d) host (algo-\d) holds (\d) weights ([0-9.]+) saved ckpt-1", said)
-    assert sorted((rank, mp, dp, host) for rank, mp, dp, host, _, _ in held) == [
+    line = r"mpirank:\d,(algo-\d)\]<stdout>:rank (\d) mp (\d) dp (\d) holds (\d) weights ([0-9.]+) saved ckpt-1"
+    held = re.findall(line, said)
+    assert sorted((rank, mp, dp, host) for host, rank, mp, dp, _, _ in held) == [
         ("0", "0", "0", "algo-1"),
         ("1", "0", "1", "algo-1"),
         ("2", "1", "0", "algo-2"),
         ("3", "1", "1", "algo-2"),
     ]
     assert len({weights for *_, weights in held}) == 1
-    parts = {mp: int(count) for _, mp, _, _, count, _ in held}
+    parts = {mp: int(count) for _, _, mp, _, count, _ in held}
     assert parts["0"] + parts["1"] == 6
     status, accuracy = re.search(r"STATUS (\w+) \[([0-9.]+)", said).groups()  # type: ignore[union-attr]
     assert status == "Completed"

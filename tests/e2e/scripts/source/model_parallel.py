@@ -69,6 +69,6 @@ for epoch in range(4):
 saved = manager.save()
 model.save_model("/opt/ml/model/1")
 weights = sum(float(np.abs(weight).sum()) for weight in model.get_weights())
-print("rank %d mp %d dp %d host %s holds %d weights %.4f saved %s" % (
-    smp.rank(), smp.mp_rank(), smp.dp_rank(), os.environ["SM_CURRENT_HOST"],
+print("rank %d mp %d dp %d holds %d weights %.4f saved %s" % (
+    smp.rank(), smp.mp_rank(), smp.dp_rank(),
     len(model.trainable_variables), weights, os.path.basename(saved)))

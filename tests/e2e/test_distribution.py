@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,4 +54,27 @@ def test_a_horovod_script_trains_on_an_image_that_has_no_horovod(server: Server,
     ranks = dict(re.findall(r"rank (\d of 2) (weights [0-9.]+ loss [0-9.]+)", said))
     assert set(ranks) == {"0 of 2", "1 of 2"}
     assert ranks["0 of 2"] == ranks["1 of 2"]
+    assert re.search(r"model s3://.+/output/model.tar.gz", said)
+
+
+def test_a_model_parallel_script_trains_over_two_hosts(server: Server, sdk_v2: Path) -> None:
+    # Spread: the two parts of each model are on different hosts, and its replicas beside one another.
+    parameters = {"partitions": 2, "microbatches": 4, "placement_strategy": "spread", "horovod": True}
+    said = server.run(sdk_v2, "v2_modelparallel.py", json.dumps(parameters))
+    line = r"mpirank:\d,(algo-\d)\]<stdout>:rank (\d) mp (\d) dp (\d) holds (\d) weights ([0-9.]+) saved ckpt-1"
+    held = re.findall(line, said)
+    assert sorted((rank, mp, dp, host) for host, rank, mp, dp, _, _ in held) == [
+        ("0", "0", "0", "algo-1"),
+        ("1", "0", "1", "algo-1"),
+        ("2", "1", "0", "algo-2"),
+        ("3", "1", "1", "algo-2"),
+    ]
+    assert len({weights for *_, weights in held}) == 1
+    parts = {mp: int(count) for _, _, mp, _, count, _ in held}
+    assert parts["0"] + parts["1"] == 6
+    status, accuracy = re.search(r"STATUS (\w+) \[([0-9.]+)", said).groups()  # type: ignore[union-attr]
+    assert status == "Completed"
+    assert float(accuracy) > 0.9
+    kept = re.search(r"CHECKPOINTS (.*)", said)[1]  # type: ignore[index]
+    assert {"checkpoint", "ckpt-1.data-00000-of-00001", "ckpt-1.index"} <= set(re.findall(r"'([^']+)'", kept))
     assert re.search(r"model s3://.+/output/model.tar.gz", said)

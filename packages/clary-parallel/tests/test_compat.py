@@ -37,3 +37,15 @@ def test_the_namespace_of_smdistributed_takes_more_packages(tmp_path: Path) -> N
     (tmp_path / "smdistributed" / "modelparallel" / "__init__.py").touch()
     ended = run("import smdistributed.dataparallel, smdistributed.modelparallel", SOURCE, COMPAT, tmp_path)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_the_pytorch_library_is_refused_with_the_alternative() -> None:
+    ended = run("import smdistributed.modelparallel.torch as smp", SOURCE, COMPAT)
+    assert "not offered by Clary: use smdistributed.modelparallel.tensorflow" in ended.stderr
+
+
+def test_keras_2_is_refused_with_the_version_to_ask_for(tmp_path: Path) -> None:
+    for name, version in (("keras", "2.15.0"), ("tensorflow", "2.15.1")):
+        (tmp_path / f"{name}.py").write_text(f"__version__ = {version!r}")
+    ended = run("import smdistributed.modelparallel.tensorflow as smp", tmp_path, SOURCE, COMPAT)
+    assert "TensorFlow 2.15.1 with Keras 2.15.0. Give the estimator framework_version='2.19'" in ended.stderr

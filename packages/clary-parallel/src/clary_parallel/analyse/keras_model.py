@@ -16,7 +16,8 @@ import numpy as np
 from clary_parallel.analyse.cost import estimate_flops, estimate_seconds
 from clary_parallel.graph import Graph, Operation
 
-_FUNCTIONAL: Any = type(keras.Model(_input := keras.Input(()), _input))
+# Keras 3.11 and before refuse a model whose output is its input.
+_FUNCTIONAL: Any = type(keras.Model(_input := keras.Input((1,)), keras.layers.Identity()(_input)))
 
 
 class UntraceableError(ValueError):

@@ -24,6 +24,16 @@ def init() -> None:
             atexit.register(_leave)
 
 
+def join(ranks: Transport) -> None:
+    """Make some ranks that are connected already this program's world: a group of a job that is divided."""
+    global _agreement
+    with _lock:
+        if _agreement is not None:
+            raise ParallelError("The ranks are connected already: call init() once, or leave it to smp.init().")
+        _agreement = Agreement(ranks)
+        atexit.register(_leave)
+
+
 def is_initialized() -> bool:
     """Whether `init` was called."""
     return _agreement is not None

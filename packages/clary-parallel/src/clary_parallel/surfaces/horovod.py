@@ -194,10 +194,14 @@ def alltoall(tensor: Any, splits: Any = None, name: str | None = None, process_s
 
 
 def broadcast_variables(variables: Any, root_rank: int, process_set: Any = None, inplace: bool = False) -> None:
-    """Give every rank the root's values of some variables."""
+    """Give every rank the root's values of some variables; inside tf.function when the graph runs."""
     _only_all_ranks(process_set)
     known: Any = variables() if callable(variables) else variables
-    _broadcast_variables(known, _root(root_rank))
+    if tf.executing_eagerly():
+        _broadcast_variables(known, _root(root_rank))
+        return
+    for number, variable in enumerate(known):
+        variable.assign(graph.broadcast(tf.convert_to_tensor(variable), _root(root_rank), f"variable {number}"))
 
 
 def broadcast_object(

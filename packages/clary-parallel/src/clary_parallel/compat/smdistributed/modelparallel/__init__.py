@@ -1,0 +1,1 @@
+"""SageMaker's model parallel library, carried out by clary_parallel."""

@@ -1,0 +1,270 @@
+"""A model's parts: its stages for each way of calling it, and which variables are this rank's.
+
+The model is traced when a step function calls it first, and parted then. Another way of calling it (other arguments, no
+training) is traced anew, and keeps every layer in its partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from clary_parallel.analyse import UntraceableError, pins_of, trace_model
+from clary_parallel.analyse.keras_model import TracedModel
+from clary_parallel.frameworks import keras, tf
+from clary_parallel.modelparallel.job import Job
+from clary_parallel.modelparallel.tensorflow_calls import as_layers
+from clary_parallel.partitioning import Plan, describe_plan, make_plan
+from clary_parallel.pipelining.layout import StageLayout, lay_out
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of the model in a step function, without its tensors.
+
+    Args:
+        structure: The call's (arguments, options); tensors are numbers into `specs`, wrapped in `Slot`.
+        specs: (shape, type name) of each tensor, for one micro-batch.
+        training: Whether layers behave as in training.
+        microbatch: Examples of a micro-batch; None if unknown yet.
+    """
+
+    structure: Any
+    specs: tuple[tuple[tuple[int | None, ...], str], ...]
+    training: bool
+    microbatch: int | None
+
+    @property
+    def key(self) -> Any:
+        """Equal for calls that one trace serves."""
+        rest = tuple((_rest(shape, self.microbatch), dtype) for shape, dtype in self.specs)
+        return repr(self.structure), rest, self.training
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a tensor stands in a call's structure."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of calling the model, in stages.
+
+    Args:
+        traced: The model's graph.
+        layouts: Its stages, with the losses that layers add left out: a step function adds what it wants.
+        order: For each of the traced model's inputs the number of the call's tensor.
+    """
+
+    traced: TracedModel
+    layouts: tuple[StageLayout, ...]
+    order: tuple[int, ...]
+
+
+class Parts:
+    """The parts of one model on this rank.
+
+    Args:
+        model: The user's model, with `call`; or a functional or Sequential model inside it.
+        job: The job's ranks and parameters.
+        ready: Called once, when the model is parted.
+    """
+
+    def __init__(self, model: Any, job: Job, ready: Callable[[], None]) -> None:
+        self.model, self.job, self._ready = model, job, ready
+        self.plan: Plan | None = None
+        self._stage_of_weight: dict[int, int] = {}
+        self._stages: list[tuple[Any, int]] = []
+        self._sums: dict[int, Any] = {}
+        self._ways: dict[Any, Way] = {}
+        self._shape: list[Any] = []
+
+    @property
+    def parted(self) -> bool:
+        """Whether the model was parted yet."""
+        return self.plan is not None
+
+    def way(self, call: Call) -> Way:
+        """The stages for a way of calling the model; traced at the first such call."""
+        if call.key not in self._ways:
+            first = not self.parted
+            self._ways[call.key] = self._trace(call)
+            if first:
+                self._ready()
+        return self._ways[call.key]
+
+    def first_way(self) -> Way:
+        """The way that parted the model."""
+        return next(iter(self._ways.values()))
+
+    def variables(self, rank: int | None = None) -> list[Any]:
+        """The variables of a rank's part (by default this rank's), in the order of its layers."""
+        mine = self.job.model.rank if rank is None else rank
+        return [variable for variable, stage in self._stages if stage == mine]
+
+    def all_variables(self) -> list[tuple[Any, int]]:
+        """Every variable of the model with the rank that holds it."""
+        return list(self._stages)
+
+    def owner(self, variable: Any) -> int | None:
+        """The rank of this replica that holds a variable; None if no stage uses it."""
+        return self._stage_of_weight.get(id(variable))
+
+    def gradient_sum(self, variable: Any) -> Any:
+        """The TensorFlow variable in which a variable's gradients add up over the micro-batches of a step."""
+        if id(variable) not in self._sums:
+            with tf.init_scope():
+                self._sums[id(variable)] = tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
+        return self._sums[id(variable)]
+
+    def synchronise(self) -> None:
+        """Give every rank of this replica the current values of all variables. Collective."""
+        from clary_parallel.modelparallel.exchange import share_variables
+
+        share_variables(self._stages, self.job.model)
+
+    def _trace(self, call: Call) -> Way:
+        traced, order = self._symbolic(call)
+        self._refuse_weights_outside_layers()
+        plan = self._plan(traced)
+        layouts: list[StageLayout] = []
+        for layout in lay_out(traced, plan.stage_of, self.job.parameters.partitions):
+            for variable in layout.network.variables:
+                if self._stage_of_weight.setdefault(id(variable), layout.number) == layout.number and not any(
+                    variable is known for known, _ in self._stages
+                ):
+                    self._stages.append((variable, layout.number))
+            layouts.append(replace(layout, network=_Network(layout.network, call.training)))
+        return Way(traced, tuple(layouts), order)
+
+    def _symbolic(self, call: Call) -> tuple[TracedModel, tuple[int, ...]]:
+        microbatch = call.microbatch or 1
+        if not isinstance(self.model, _Subclassed):
+            return trace_model(self.model, microbatch), _order_of_inputs(self.model, call.structure)
+        inputs = [
+            keras.Input(batch_shape=_rest(shape, call.microbatch), dtype=dtype, name=f"input_{number}")
+            for number, (shape, dtype) in enumerate(call.specs)
+        ]
+        with as_layers():
+            traced = trace_model(_Called(self.model.user, call), microbatch, inputs)
+        return traced, tuple(range(len(inputs)))
+
+    def _refuse_weights_outside_layers(self) -> None:
+        if not isinstance(self.model, _Subclassed):
+            return
+        loose = [*self.model.user._trainable_variables]
+        if loose:
+            raise UntraceableError(
+                f"Model {self.model.user.name!r} has weights of its own ({', '.join(item.name for item in loose[:3])}) "
+                "that belong to no layer, so they can be put into no partition. Move them into a keras.layers.Layer."
+            )
+
+    def _plan(self, traced: TracedModel) -> Plan:
+        parameters = self.job.parameters
+        shape = [
+            (type(call.operation).__name__, tuple(id(weight) for weight in getattr(call.operation, "weights", ())))
+            for call in traced.calls
+        ]
+        if self.plan is not None:
+            if shape == self._shape:
+                return self.plan
+            pins = {
+                operation.name: self._stage_of_weight[id(weight)]
+                for operation, call in zip(traced.graph.operations, traced.calls, strict=True)
+                for weight in getattr(call.operation, "weights", ())
+                if id(weight) in self._stage_of_weight
+            }
+            return make_plan(traced.graph, parameters.partitions, optimize=parameters.optimize, pins=pins)
+        self._shape = shape
+        self.plan = make_plan(
+            traced.graph,
+            parameters.partitions,
+            optimize=parameters.optimize,
+            memory_weight=parameters.memory_weight,
+            pins={} if parameters.auto_partition else pins_of(traced),
+            auto_partition=parameters.auto_partition,
+            default_partition=parameters.default_partition,
+        )
+        if self.job.world.rank == 0 and parameters.partitions > 1:
+            print(f"clary_parallel: the model's partitions\n{describe_plan(self.plan)}", flush=True)
+        return self.plan
+
+
+class _Subclassed:
+    """Marks a user's model whose graph its `call` draws."""
+
+    def __init__(self, user: Any) -> None:
+        self.user = user
+
+
+def parts_of(user: Any, inner: Any, job: Job, ready: Callable[[], None]) -> Parts:
+    """The parts of a user's model, or of the functional or Sequential model that it was made from."""
+    return Parts(_Subclassed(user) if inner is None else inner, job, ready)
+
+
+class _Called:
+    """A user's model at one way of calling it, as the tracer wants a subclassed model."""
+
+    built = True
+
+    def __init__(self, user: Any, call: Call) -> None:
+        self._user, self._call = user, call
+        self.name = user.name
+        self.layers = user.layers
+
+    def call(self, inputs: Sequence[Any]) -> Any:
+        """Call the user's `call` with these tensors where the call had its own."""
+
+        def filled(item: Any) -> Any:
+            return inputs[item.number] if isinstance(item, Slot) else item
+
+        arguments, options = keras.tree.map_structure(filled, self._call.structure)
+        return self._user.call(*arguments, **options)
+
+
+class _Network:
+    """A stage's network at one way of calling the model: training or not is settled, and layers add no losses."""
+
+    def __init__(self, network: Any, training: bool) -> None:
+        self._network, self._training = network, training
+        self.losses: list[Any] = []
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """The network's."""
+        return self._network.trainable_variables
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """The network's."""
+        return self._network.non_trainable_variables
+
+    @property
+    def variables(self) -> list[Any]:
+        """The network's."""
+        return self._network.variables
+
+    def __call__(self, inputs: Sequence[Any], training: bool | None = None) -> Any:
+        return self._network(inputs, training=self._training)
+
+
+def _order_of_inputs(model: Any, structure: Any) -> tuple[int, ...]:
+    arguments, options = structure
+    given = arguments[0] if arguments else options.get("inputs")
+    if isinstance(given, dict) and all(tensor.name in given for tensor in model.inputs):
+        slots = [given[tensor.name] for tensor in model.inputs]
+    else:
+        slots = keras.tree.flatten(given)
+    if len(slots) != len(model.inputs) or not all(isinstance(slot, Slot) for slot in slots):
+        raise ValueError(f"Model {model.name!r} takes {len(model.inputs)} inputs. Received: {len(slots)}.")
+    return tuple(slot.number for slot in slots)
+
+
+def _rest(shape: Sequence[int | None], microbatch: int | None) -> tuple[int | None, ...]:
+    """A shape whose batch axis is unknown, so that other sizes of micro-batch fit too."""
+    if shape and shape[0] in (None, microbatch):
+        return (None, *shape[1:])
+    return tuple(shape)

@@ -89,9 +89,8 @@ def mean_of_slices(slices: Any, what: str, weight: Tensor, *, average: bool = Tr
             transport.allreduce(total)
             values = values * values.dtype.type(float(weight_here) / float(total[0]))
         raw = np.ascontiguousarray(values)
-        rows = transport.allgather(raw.view(np.uint16) if raw.dtype.itemsize == 2 else raw)
-        places = transport.allgather(np.ascontiguousarray(indices))
-        return [np.concatenate(rows).view(raw.dtype), np.concatenate(places)]
+        rows = transport.allgather_joined(raw.view(np.uint16) if raw.dtype.itemsize == 2 else raw)
+        return [rows.view(raw.dtype), transport.allgather_joined(np.ascontiguousarray(indices))]
 
     values, indices = collective(
         exchange,
@@ -127,8 +126,8 @@ def allgather(tensor: Tensor, what: str = "") -> Tensor:
         agreement = world.agreement()
         agreement.agree(_call("allgather", what, [array[:0]]))
         raw = np.ascontiguousarray(array)
-        parts = agreement.transport.allgather(raw.view(np.uint16) if raw.dtype.itemsize == 2 else raw)
-        return np.concatenate(parts).view(raw.dtype)
+        joined = agreement.transport.allgather_joined(raw.view(np.uint16) if raw.dtype.itemsize == 2 else raw)
+        return joined.view(raw.dtype)
 
     (output,) = collective(exchange, [tensor], [tensor.dtype])
     output.set_shape([None, *tensor.shape[1:]])

@@ -193,7 +193,7 @@ class _DataParallel:
         predicted = original(share_here, batch_size=local, **here)
 
         def joined(array: Any) -> Any:
-            return np.concatenate(world.transport().allgather(np.ascontiguousarray(array)))
+            return world.transport().allgather_joined(np.ascontiguousarray(array))
 
         return keras.tree.map_structure(joined, predicted)
 

@@ -136,6 +136,10 @@ class Transport(Protocol):
         """Everyone's buffer, by rank. First axes may differ in length; the other axes and the type may not."""
         ...
 
+    def allgather_joined(self, buffer: Buffer) -> Buffer:
+        """`allgather` with the buffers one after another along the first axis, in one array."""
+        ...
+
     def alltoall(self, pieces: Sequence[Buffer]) -> list[Buffer]:
         """Send pieces[i] to rank i; return what each rank sent here. One type; all pieces are one-dimensional."""
         ...

@@ -132,6 +132,14 @@ def moving_statistics_are_everyones_mean():
 
 
 @case
+def synchronised_batch_norm_is_that_of_one_process():
+    ours, theirs = (dense(3, keras.layers.BatchNormalization()) for _ in range(2))
+    ours = clary_parallel.data_parallel(ours, sync_batch_norm=True)
+    same(trained(ours, epochs=3), trained(theirs, epochs=3), rtol=1e-3, atol=1e-5)
+    assert type(keras.models.clone_model(ours).layers[1]) is keras.layers.BatchNormalization
+
+
+@case
 def mixed_precision_trains():
     keras.config.set_dtype_policy("mixed_float16")
     try:

@@ -134,19 +134,23 @@ def allgather(tensor: Tensor, what: str = "") -> Tensor:
     return output
 
 
-def broadcast(tensor: Tensor, root: int, what: str = "") -> Tensor:
-    """The root's tensor."""
+def broadcast(tensors: Sequence[Tensor], root: int, what: str = "") -> list[Tensor]:
+    """The root's tensors."""
+    if not tensors:
+        return []
 
-    def exchange(array: Any) -> Any:
+    def exchange(*arrays: Any) -> list[Any]:
         agreement = world.agreement()
-        agreement.agree(_call("broadcast", what, [array], f"from rank {root}"))
-        result = np.array(array, copy=True, order="C")
-        agreement.transport.broadcast(result.reshape(-1), root)
-        return result
+        agreement.agree(_call("broadcast", what, [np.asarray(array) for array in arrays], f"from rank {root}"))
+        results = [np.array(array, copy=True, order="C") for array in arrays]
+        for result in results:
+            agreement.transport.broadcast(result.reshape(-1), root)
+        return results
 
-    (output,) = collective(exchange, [tensor], [tensor.dtype])
-    output.set_shape(tensor.shape)
-    return output
+    outputs = collective(exchange, tensors, [tensor.dtype for tensor in tensors])
+    for output, tensor in zip(outputs, tensors, strict=True):
+        output.set_shape(tensor.shape)
+    return outputs
 
 
 Check = Callable[[Sequence[Any], Sequence[Any]], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,12 +46,28 @@ def distribute(optimizer: Any, reducer: GradientReducer, accumulate: int = 1, *,
     if getattr(optimizer, "_clary_reducer", None) is not None:
         raise ValueError("This optimizer is distributed already: wrap it once, or let data_parallel(model) do it.")
     optimizer._clary_reducer = reducer
+    optimizer._clary_again = functools.partial(distribute, reducer=reducer, accumulate=accumulate, add_up=add_up)
     accumulator = _Accumulator(reducer, accumulate, accumulate if add_up else 1) if accumulate > 1 else None
     if hasattr(optimizer, "apply"):
         _distribute_keras3(optimizer, reducer, accumulator)
     else:
         _distribute_legacy(optimizer, reducer, accumulator)
     return optimizer
+
+
+def lift(outer: Any) -> None:
+    """Let an optimizer that scales losses average gradients in place of the distributed one inside it.
+
+    It looks whether gradients are finite; were they averaged after that, ranks could differ in what they do.
+    """
+    inner: Any = getattr(outer, "inner_optimizer", None)
+    if getattr(inner, "_clary_reducer", None) is None or getattr(outer, "_clary_reducer", None) is not None:
+        return
+    again = inner._clary_again
+    for name in ("apply", "apply_gradients"):
+        inner.__dict__.pop(name, None)
+    inner._clary_reducer = None
+    again(outer)
 
 
 def _distribute_keras3(optimizer: Any, reducer: GradientReducer, accumulator: _Accumulator | None) -> None:

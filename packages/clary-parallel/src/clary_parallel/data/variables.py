@@ -7,13 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from clary_parallel.data import world
+from clary_parallel.data import graph, world
 from clary_parallel.data.agreement import Call
+from clary_parallel.frameworks import tf
 
 
 def broadcast_variables(variables: Iterable[Any], root: int = 0) -> None:
-    """Give every rank the root's values. Eager only; the variables' shapes and types must agree."""
+    """Give every rank the root's values, now or as a step of the tf.function that calls this.
+
+    The variables' shapes and types must agree.
+    """
     known = list(variables)
+    if not tf.executing_eagerly():
+        tensors = [tf.convert_to_tensor(variable) for variable in known]
+        for variable, value in zip(known, graph.broadcast(tensors, root, "variables"), strict=True):
+            variable.assign(value)
+        return
     values = [_value(variable) for variable in known]
     agreement = world.agreement()
     agreement.agree(_call("broadcast", "variables", values, f"from rank {root}"))

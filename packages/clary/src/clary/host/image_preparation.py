@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,20 @@ if TYPE_CHECKING:
 
 def prepare(spec: HostSpec, progress: Callable[[str], None]) -> BuiltImage:
     """The image's environment, built when it is not there yet; raises `ImageUnavailable` when it cannot be had."""
+    from clary.images import horovod
     from clary.images.build import ensure
     from clary.images.catalog import resolve
     from clary.images.errors import ImageError
 
     try:
-        return ensure(resolve(spec.image), Path(spec.images_home), progress)
+        recipe = resolve(spec.image)
+        built = ensure(recipe, Path(spec.images_home), progress)
     except ImageError as error:
         raise ImageUnavailable(str(error)) from error
+    if spec.hyperparameters.get("sagemaker_mpi_enabled") == "true" and horovod.fits(recipe):
+        notices = horovod.ensure(recipe, built.root, progress)
+        return dataclasses.replace(built, notices=built.notices + notices)
+    return built
 
 
 def prepare_to_serve(image: str, images_home: str, progress: Callable[[str], None]) -> BuiltImage:

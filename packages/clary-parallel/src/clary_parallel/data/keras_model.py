@@ -41,6 +41,7 @@ def data_parallel(
     sparse_as_dense: bool = False,
     check_finite: bool = False,
     sync_batch_norm: bool = False,
+    shard_optimizer: bool = False,
     shard: bool = True,
 ) -> Any:
     """Train, evaluate and predict a Keras 3 model on all ranks of the job; returns the same model.
@@ -56,6 +57,8 @@ def data_parallel(
         sparse_as_dense: send gradients of embeddings as dense tensors.
         check_finite: stop with the names of the layers when a gradient is NaN or infinite.
         sync_batch_norm: let BatchNormalization see the statistics of all ranks' samples, as one process would.
+        shard_optimizer: let each rank keep its share of the optimizer's state (see `sharded_state`). Saved models then
+            hold rank 0's share of it only.
         shard: False when the data given are this rank's own share already, not the same on all ranks.
 
     Example:
@@ -74,7 +77,7 @@ def data_parallel(
     reducer = GradientReducer(
         compression, bucket_bytes, sparse_as_dense, check_finite=check_finite, weight=lambda: parallel.weight
     )
-    parallel.attach(lambda optimizer: distribute(optimizer, reducer, accumulate))
+    parallel.attach(lambda optimizer: distribute(optimizer, reducer, accumulate, share_state=shard_optimizer))
     return model
 
 

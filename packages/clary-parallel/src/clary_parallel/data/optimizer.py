@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from clary_parallel.data import sharded_state
 from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.data.gradients import GradientReducer, variable_name
 from clary_parallel.frameworks import tf
@@ -30,7 +31,9 @@ def DistributedOptimizer(  # noqa: N802 (the name that the field uses)
     return distribute(optimizer, reducer, accumulate)
 
 
-def distribute(optimizer: Any, reducer: GradientReducer, accumulate: int = 1, *, add_up: bool = False) -> Any:
+def distribute(
+    optimizer: Any, reducer: GradientReducer, accumulate: int = 1, *, add_up: bool = False, share_state: bool = False
+) -> Any:
     """Make a Keras optimizer average its gradients over the ranks; returns the same object.
 
     Averaging comes first, so clipping and loss scaling see the mean, as they would in one process. The class stays the
@@ -40,16 +43,18 @@ def distribute(optimizer: Any, reducer: GradientReducer, accumulate: int = 1, *,
         optimizer: of Keras 3, or of legacy Keras (tf_keras).
         accumulate: exchange and apply only at each accumulate-th call.
         add_up: apply the sum of the accumulated calls' gradients instead of their mean.
+        share_state: each rank keeps its share of the state (`sharded_state`); Keras 3 only.
     """
     if accumulate < 1:
         raise ValueError(f"Gradients are accumulated over 1 call or more. Received: {accumulate}")
     if getattr(optimizer, "_clary_reducer", None) is not None:
         raise ValueError("This optimizer is distributed already: wrap it once, or let data_parallel(model) do it.")
+    update = sharded_state.shard(optimizer) if share_state else None
     optimizer._clary_reducer = reducer
     optimizer._clary_again = functools.partial(distribute, reducer=reducer, accumulate=accumulate, add_up=add_up)
     accumulator = _Accumulator(reducer, accumulate, accumulate if add_up else 1) if accumulate > 1 else None
     if hasattr(optimizer, "apply"):
-        _distribute_keras3(optimizer, reducer, accumulator)
+        _distribute_keras3(optimizer, reducer, accumulator, update or optimizer.apply)
     else:
         _distribute_legacy(optimizer, reducer, accumulator)
     return optimizer
@@ -70,19 +75,19 @@ def lift(outer: Any) -> None:
     again(outer)
 
 
-def _distribute_keras3(optimizer: Any, reducer: GradientReducer, accumulator: _Accumulator | None) -> None:
-    original = optimizer.apply
-
+def _distribute_keras3(
+    optimizer: Any, reducer: GradientReducer, accumulator: _Accumulator | None, update: sharded_state.Update
+) -> None:
     def apply(grads: Sequence[Tensor], trainable_variables: Any = None) -> None:
         variables = optimizer._trainable_variables if trainable_variables is None else list(trainable_variables)
         names = [variable_name(variable) for variable in variables]
         if accumulator is None:
-            original(reducer.reduce(grads, names), trainable_variables)
+            update(reducer.reduce(grads, names), variables)
             return
         if not optimizer.built:
             with tf.init_scope():
                 optimizer.build(variables)
-        accumulator.step(grads, names, lambda means: original(means, variables))
+        accumulator.step(grads, names, lambda means: update(means, variables))
 
     optimizer.apply = apply
 

@@ -7,7 +7,6 @@ the buffer as tensors without copying them. Buffers are used again when nobody h
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clary_parallel.older_pythons import paired, pairwise
 from clary_parallel.transport.base import Buffer, Transport
 
 ALIGNMENT = 64
@@ -98,7 +98,7 @@ def allreduce_fused(
     scale = kind.type(_part_of_all(transport, weight) if average else 1)
     piece = PIECE_BYTES // kind.itemsize
     done = 0
-    for index, (tensor, offset) in enumerate(zip(tensors, offsets, strict=True)):
+    for index, (tensor, offset) in enumerate(paired(tensors, offsets)):
         flat = tensor.reshape(-1)
         limit = offsets[index + 1] if index + 1 < len(offsets) else end
         buffer[offset + flat.size : limit] = 0
@@ -112,10 +112,7 @@ def allreduce_fused(
     while done < end:
         transport.allreduce(buffer[done : min(end, done + piece)])
         done += piece
-    return [
-        buffer[offset : offset + tensor.size].reshape(tensor.shape)
-        for tensor, offset in zip(tensors, offsets, strict=True)
-    ]
+    return [buffer[offset : offset + tensor.size].reshape(tensor.shape) for tensor, offset in paired(tensors, offsets)]
 
 
 def allreduce_half(
@@ -128,17 +125,17 @@ def allreduce_half(
     kind = tensors[0].dtype
     flat = np.concatenate([tensor.reshape(-1) for tensor in tensors])
     bounds = [flat.size * rank // transport.size for rank in range(transport.size + 1)]
-    shares = [flat[low:high].view(np.uint16) for low, high in itertools.pairwise(bounds)]
+    shares = [flat[low:high].view(np.uint16) for low, high in pairwise(bounds)]
     weights = transport.allgather_joined(np.array([weight], np.float32))
     received = transport.alltoall(shares)
     total = np.zeros(received[0].size, np.float32)
-    for each, share in zip(weights, received, strict=True):
+    for each, share in paired(weights, received):
         total += share.view(kind).astype(np.float32) * (each if average else 1)
     if average:
         total /= max(float(weights.sum()), np.finfo(np.float32).tiny)
     joined = transport.allgather_joined(total.astype(kind).view(np.uint16)).view(kind)
     ends = np.cumsum([tensor.size for tensor in tensors])
-    return [joined[end - tensor.size : end].reshape(tensor.shape) for tensor, end in zip(tensors, ends, strict=True)]
+    return [joined[end - tensor.size : end].reshape(tensor.shape) for tensor, end in paired(tensors, ends)]
 
 
 def _part_of_all(transport: Transport, weight: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from clary_parallel.data.agreement import Call
 from clary_parallel.data.fusion import Pool, allreduce_fused, allreduce_half
 from clary_parallel.errors import ParallelError
 from clary_parallel.frameworks import tf
+from clary_parallel.older_pythons import paired
 from clary_parallel.transport.base import Operation
 
 Tensor = Any
@@ -71,7 +72,7 @@ def mean_of_bucket(
         return reduced
 
     outputs = collective(exchange, [tf.cast(weight, tf.float32), *tensors], [tensor.dtype for tensor in tensors])
-    for output, tensor in zip(outputs, tensors, strict=True):
+    for output, tensor in paired(outputs, tensors):
         output.set_shape(tensor.shape)
     return outputs
 
@@ -148,12 +149,13 @@ def broadcast(tensors: Sequence[Tensor], root: int, what: str = "") -> list[Tens
         return results
 
     outputs = collective(exchange, tensors, [tensor.dtype for tensor in tensors])
-    for output, tensor in zip(outputs, tensors, strict=True):
+    for output, tensor in paired(outputs, tensors):
         output.set_shape(tensor.shape)
     return outputs
 
 
-Check = Callable[[Sequence[Any], Sequence[Any]], None]
+if TYPE_CHECKING:
+    Check = Callable[[Sequence[Any], Sequence[Any]], None]
 
 
 def zeros_for(call: Call) -> None:

@@ -10,6 +10,7 @@ from clary_parallel.data import sharded_state
 from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.data.gradients import GradientReducer, variable_name
 from clary_parallel.frameworks import tf
+from clary_parallel.older_pythons import paired
 
 Tensor = Any
 
@@ -101,9 +102,7 @@ def _distribute_legacy(optimizer: Any, reducer: GradientReducer, accumulator: _A
         gradients = [gradient for gradient, _ in pairs]
 
         def apply(means: Sequence[Tensor]) -> Any:
-            return original(
-                [(mean, variable) for mean, (_, variable) in zip(means, pairs, strict=True)], *arguments, **named
-            )
+            return original([(mean, variable) for mean, (_, variable) in paired(means, pairs)], *arguments, **named)
 
         if accumulator is None:
             return apply(reducer.reduce(gradients, names))
@@ -135,7 +134,7 @@ class _Accumulator:
         weight = self._reducer.weight_now()
         adds = [
             total.assign_add(gradient * tf.cast(weight, gradient.dtype))
-            for total, gradient in zip(self._sums, dense, strict=True)
+            for total, gradient in paired(self._sums, dense)
         ]
         with tf.control_dependencies([*adds, self._weight.assign_add(weight)]):
             count = self._count.assign_add(1)
@@ -144,7 +143,7 @@ class _Accumulator:
             total = self._weight.read_value()
             divisor = (total if self._reducer.average else float(self._calls)) / self._factor
             means: list[Any] = [None] * len(gradients)
-            for index, summed in zip(present, self._sums, strict=True):
+            for index, summed in paired(present, self._sums):
                 means[index] = summed.read_value() / tf.cast(divisor, summed.dtype)
             apply(self._reducer.reduce(means, names, total))
             for variable in (*self._sums, self._weight, self._count):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,10 @@ from clary_parallel.data.agreement import Call
 from clary_parallel.data.fusion import ALIGNMENT
 from clary_parallel.data.ownership import owners
 from clary_parallel.frameworks import keras, tf
+from clary_parallel.older_pythons import paired
 
-Update = Callable[[Sequence[Any], Sequence[Any]], None]
+if TYPE_CHECKING:
+    Update = Callable[[Sequence[Any], Sequence[Any]], None]
 
 
 def shard(optimizer: Any) -> Update:
@@ -75,12 +77,10 @@ def _gather(variables: Sequence[Any]) -> None:
     sizes = [int(np.prod(variable.shape)) for variable in variables]
     tensors = [tf.convert_to_tensor(variable) for variable in variables]
     kinds = [tensor.dtype.as_numpy_dtype for tensor in tensors]
-    spaces = [
-        -(-size * np.dtype(kind).itemsize // ALIGNMENT) * ALIGNMENT for size, kind in zip(sizes, kinds, strict=True)
-    ]
+    spaces = [-(-size * np.dtype(kind).itemsize // ALIGNMENT) * ALIGNMENT for size, kind in paired(sizes, kinds)]
     owner = owners(sizes, world.size())
     order = sorted(range(len(variables)), key=lambda index: (owner[index], index))
-    starts = dict(zip(order, itertools.accumulate([0, *(spaces[index] for index in order[:-1])]), strict=True))
+    starts = dict(paired(order, itertools.accumulate([0, *(spaces[index] for index in order[:-1])])))
     rank = world.rank()
     own = [index for index in order if owner[index] == rank]
     others = [index for index in range(len(variables)) if owner[index] != rank]
@@ -91,7 +91,7 @@ def _gather(variables: Sequence[Any]) -> None:
         agreement.agree(Call("gather", "updated variables", shapes))
         sent = np.zeros(sum(spaces[index] for index in own), np.uint8)
         at = 0
-        for index, array in zip(own, arrays, strict=True):
+        for index, array in paired(own, arrays):
             raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             sent[at : at + raw.size] = raw
             at += spaces[index]
@@ -100,7 +100,7 @@ def _gather(variables: Sequence[Any]) -> None:
 
     if others:
         received = graph.collective(exchange, [tensors[index] for index in own], [kinds[index] for index in others])
-        for index, value in zip(others, received, strict=True):
+        for index, value in paired(others, received):
             value.set_shape(tensors[index].shape)
             variables[index].assign(value)
 

@@ -10,6 +10,7 @@ import numpy as np
 from clary_parallel.data import graph, world
 from clary_parallel.data.agreement import Call
 from clary_parallel.frameworks import tf
+from clary_parallel.older_pythons import paired
 
 
 def broadcast_variables(variables: Iterable[Any], root: int = 0) -> None:
@@ -20,13 +21,13 @@ def broadcast_variables(variables: Iterable[Any], root: int = 0) -> None:
     known = list(variables)
     if not tf.executing_eagerly():
         tensors = [tf.convert_to_tensor(variable) for variable in known]
-        for variable, value in zip(known, graph.broadcast(tensors, root, "variables"), strict=True):
+        for variable, value in paired(known, graph.broadcast(tensors, root, "variables")):
             variable.assign(value)
         return
     values = [_value(variable) for variable in known]
     agreement = world.agreement()
     agreement.agree(_call("broadcast", "variables", values, f"from rank {root}"))
-    for variable, value in zip(known, values, strict=True):
+    for variable, value in paired(known, values):
         received = np.array(value, order="C")
         agreement.transport.broadcast(received.reshape(-1), root)
         if agreement.transport.rank != root:
@@ -45,7 +46,7 @@ def average_variables(variables: Iterable[Any]) -> None:
     agreement.transport.allreduce(joined)
     joined /= agreement.transport.size
     start = 0
-    for variable, value in zip(known, values, strict=True):
+    for variable, value in paired(known, values):
         variable.assign(joined[start : start + value.size].reshape(value.shape).astype(value.dtype))
         start += value.size
 

@@ -5,7 +5,6 @@ Behaviour as documented for Horovod 0.28. What is offered and what is not: docs/
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from clary_parallel.data.world import init as _init
 from clary_parallel.data.world import is_initialized, local_rank, local_size, rank, shutdown, size
 from clary_parallel.errors import NotOffered
 from clary_parallel.frameworks import tf
+from clary_parallel.older_pythons import pairwise
 from clary_parallel.surfaces.keras_habits import accept_older_scripts
 from clary_parallel.transport.base import Operation
 
@@ -209,7 +209,7 @@ def alltoall(tensor: Any, splits: Any = None, name: str | None = None, process_s
         raise ValueError(f"splits must give the {len(rows)} rows to {size()} ranks. Received: {counts.tolist()}")
     world.agreement().agree(Call("alltoall", name or "", ((rows.dtype.name, rows.shape[1:]),)))
     bounds = [0, *np.cumsum(counts)]
-    pieces = [rows[low:high].reshape(-1).view(np.uint8) for low, high in itertools.pairwise(bounds)]
+    pieces = [rows[low:high].reshape(-1).view(np.uint8) for low, high in pairwise(bounds)]
     received = [piece.view(rows.dtype).reshape(-1, *rows.shape[1:]) for piece in world.transport().alltoall(pieces)]
     joined = tf.constant(np.concatenate(received))
     return joined if splits is None else (joined, tf.constant([len(piece) for piece in received], tf.int32))

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ def accept_older_scripts() -> None:
         optimizers.variables = property(lambda optimizer: _CallableList(listed(optimizer)), doc=listed.__doc__)
 
 
-class _CallableList(list[Any]):
+class _CallableList(list):  # pyright: ignore[reportMissingTypeArgument] (subscripts need Python 3.9)
     """A list that returns itself when it is called."""
 
     def __call__(self) -> _CallableList:
@@ -38,11 +39,13 @@ class _CallableList(list[Any]):
 
 
 def _lenient(compile_model: Callable[..., Any]) -> Callable[..., Any]:
+    takes_xla = "jit_compile" in inspect.signature(compile_model).parameters
+
     @functools.wraps(compile_model)
     def compile_(model: Any, optimizer: Any = "rmsprop", *arguments: Any, **named: Any) -> Any:
         named.pop("experimental_run_tf_function", None)
         inner = getattr(optimizer, "inner_optimizer", optimizer)
-        if getattr(inner, "_clary_reducer", None) is not None and len(arguments) < 6:
+        if getattr(inner, "_clary_reducer", None) is not None and takes_xla and len(arguments) < 6:
             named.setdefault("jit_compile", False)
         result = compile_model(model, optimizer, *arguments, **named)
         lift(model.optimizer)

@@ -36,11 +36,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 import numpy as np
 
-Buffer = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    Buffer = np.ndarray[Any, Any]
+else:
+    Buffer = np.ndarray  # its subscripts need Python 3.9
+
 Operation = Literal["sum", "max", "min"]
 
 STUCK_EXIT_CODE = 75

@@ -6,7 +6,6 @@ in one rank ends all ranks: the others would wait for it.
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import sys
@@ -152,7 +151,7 @@ class MpiTransport:
             self._communicator.Allgather(np.array([len(buffer)], np.int64), lengths)
             joined = np.empty((int(lengths.sum()), *buffer.shape[1:]), buffer.dtype)
             raw = joined.reshape(-1).view(np.uint8)
-            row = buffer.itemsize * math.prod(buffer.shape[1:])
+            row = buffer.itemsize * int(np.prod(buffer.shape[1:]))
             if joined.nbytes <= LARGEST_MESSAGE:
                 own = buffer.reshape(-1).view(np.uint8)
                 self._communicator.Allgatherv(own, [raw, lengths * row, self._mpi.BYTE])

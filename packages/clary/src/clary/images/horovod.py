@@ -1,7 +1,7 @@
 """The real Horovod, compiled against an image's TensorFlow when the first job by MPI asks for it.
 
 Horovod's last release builds against TensorFlow up to 2.15; newer images have clary_parallel's modules of that name
-(docs/reference/horovod.md), which also serve where it cannot be compiled, from Python 3.10 on. Compiling takes two
+(docs/reference/horovod.md), which also serve where it cannot be compiled, from Python 3.8 on. Compiling takes two
 minutes and is done once an image; what became of it stands in a file in the image's folder.
 """
 
@@ -102,11 +102,11 @@ def _build(root: Path, lock: leases.BuildLock) -> str:
 
 def _instead(image: FrameworkImage) -> str:
     minor = int(image.python.partition(".")[2])
-    if minor >= 10:
+    if minor >= 8:
         return "Clary's own module serves scripts that import it: docs/reference/horovod.md."
     return (
-        f"Scripts that import it fail: Clary's own module needs Python 3.10, and this image has {image.python}. Use an "
-        "image of TensorFlow 2.12 or later, or install a compiler, cmake and make."
+        f"Scripts that import it fail: Clary's own module needs Python 3.8, and this image has {image.python}. Use an "
+        "image with Python 3.8 or later, or install a compiler, cmake and make."
     )
 
 

@@ -38,7 +38,7 @@ print(run_threads(2, program), sys.version_info[:2])
 def test_ranks_reduce_on_an_older_python(version: str) -> None:
     uv = find_uv_bin()
     pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    found = shutil.which(f"python{version}") or next(map(str, pyenv), None)
+    found = next(map(str, pyenv), None) or shutil.which(f"python{version}")
     if found is None:
         pytest.skip(f"Python {version} is not on this machine")
     folder = HOME / f"numpy-{version}"

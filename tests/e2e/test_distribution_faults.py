@@ -23,6 +23,6 @@ def test_a_rank_killed_in_mid_fit_ends_the_job_and_is_named(server: Server, sdk_
 
 def test_a_stop_reaches_every_rank(server: Server, sdk_v2: Path) -> None:
     said = server.run(sdk_v2, "v2_faulty_ranks.py", "stop")
-    assert "rank 0 on algo-1 was told to stop" in said
-    assert "rank 1 on algo-2 was told to stop" in said
+    assert "stopped-0 rank 0 on algo-1" in said
+    assert "stopped-1 rank 1 on algo-2" in said
     assert "STATUS Stopped" in said

@@ -1,6 +1,7 @@
 """A job of two ranks on two hosts with a fault: `kill` kills one rank in mid-fit, `stop` stops the job."""
 
 import sys
+import tarfile
 import time
 
 import boto3
@@ -44,4 +45,11 @@ while (job := jobs.describe_training_job(TrainingJobName=name))["TrainingJobStat
     assert time.monotonic() < deadline, list(lines())
     time.sleep(0.2)
 print("\n".join(lines()))
+if fault == "stop":
+    bucket, _, key = job["ModelArtifacts"]["S3ModelArtifacts"].removeprefix("s3://").partition("/")
+    boto3.client("s3").download_file(bucket, key, "/tmp/%s.tar.gz" % name)
+    with tarfile.open("/tmp/%s.tar.gz" % name) as archive:
+        for member in sorted(archive.getnames()):
+            if "stopped" in member:
+                print(member, archive.extractfile(member).read().decode())
 print("STATUS", job["TrainingJobStatus"], "REASON", job.get("FailureReason"))

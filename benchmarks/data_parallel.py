@@ -5,12 +5,17 @@ on TensorFlow 2.15, the last that Horovod builds against), each over its own sin
 
 Each process is kept on a core of its own and has 16 samples a step, so two processes do twice the work of one; the
 speedup is 2 × (step alone) / (step of two). "independent" is two processes that do not talk: what the machine's shared
-memory allows at most. Parts may be chosen: `data_parallel.py resnet18 transformer allreduce`.
+memory allows at most. Ours is run before and after the peers and the better round counts, for both sides of its ratio.
+
+A part takes under three minutes; `data_parallel.py resnet18` runs one and leaves the others' last results in the file.
+"ranks" is the exchange alone on 1, 2 and 4 ranks, beside the model of docs/explanation/data-parallel.md.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,7 +25,7 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from measure import Measurement, report
+from measure import RESULTS, Measurement, report
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(__file__).parent / "data_parallel_programs"
@@ -39,8 +44,8 @@ HOROVOD_BUILD = [
     "cffi",
     "cloudpickle",
 ]
-STEPS = 30
-PARTS = ("allreduce", "resnet18", "transformer")
+STEPS = 16
+SIZES = (16, 64, 256)
 
 
 def torch_python() -> Path:
@@ -111,11 +116,11 @@ def mpirun(processes: int) -> list[str]:
 
 
 def training(which: str) -> list[Measurement]:
-    """Step times and speedups of one model."""
-    ours = environment() / "bin" / "python"
-    alone = step_time(ours, "keras_steps.py", which, "stock", 1)
-    independent = step_time(ours, "keras_steps.py", which, "stock", 2)
-    parallel = step_time(ours, "keras_steps.py", which, "parallel", 2)
+    """Step times and speedups of one model, ours and the peers'."""
+    rounds = [own_round(which)]
+    peers = [(peer, *peer_round(peer, which)) for peer in PEERS]
+    rounds.append(own_round(which))
+    alone, independent, parallel = (min(times) for times in zip(*rounds, strict=True))
     speedup, bound = 2 * alone / parallel, 2 * alone / independent
     return [
         Measurement(f"{which}: step, 1 process", alone * 1e3, "ms"),
@@ -124,23 +129,41 @@ def training(which: str) -> list[Measurement]:
         Measurement(f"{which}: exposed communication", (parallel - independent) * 1e3, "ms"),
         Measurement(f"{which}: speedup of 2 independent processes", bound, "x", "what the machine allows"),
         Measurement(f"{which}: speedup", speedup, "x", "1 process", 1.85, speedup >= 1.85),
-        *(row for peer in PEERS for row in beside(peer, which, speedup)),
+        *(row for peer, *times in peers for row in beside(which, peer, *times, speedup)),
     ]
 
 
-def beside(peer: str, which: str, ours: float) -> list[Measurement]:
-    """A peer's step times, and our speedup over its own."""
+def own_round(which: str) -> tuple[float, float, float]:
+    """Our step times: one process, two that do not talk, two that do."""
+    ours = environment() / "bin" / "python"
+    return (
+        step_time(ours, "keras_steps.py", which, "stock", 1),
+        step_time(ours, "keras_steps.py", which, "stock", 2),
+        step_time(ours, "keras_steps.py", which, "parallel", 2),
+    )
+
+
+def peer_round(peer: str, which: str) -> tuple[float, float]:
+    """A peer's step times: one process, two."""
     build, program, how = PEERS[peer]
     python = build()
-    alone = step_time(python, program, which, "stock", 1)
-    two = step_time(python, program, which, how, 2)
+    return alone_time(python, program, which), step_time(python, program, which, how, 2)
+
+
+@functools.cache
+def alone_time(python: Path, program: str, which: str) -> float:
+    """One process without any distribution: the same for all that share an environment."""
+    return step_time(python, program, which, "stock", 1)
+
+
+def beside(which: str, peer: str, alone: float, two: float, ours: float) -> list[Measurement]:
+    """A peer's step times, and our speedup over its own."""
     theirs = 2 * alone / two
+    said = f"{peer} {theirs:.2f}x"
     return [
         Measurement(f"{which}: {peer}, step, 1 process", alone * 1e3, "ms"),
         Measurement(f"{which}: {peer}, step, 2 processes", two * 1e3, "ms"),
-        Measurement(
-            f"{which}: speedup over {peer}'s", ours / theirs, "x", f"{peer} {theirs:.2f}x", 1.0, ours >= theirs
-        ),
+        Measurement(f"{which}: speedup over {peer}'s", ours / theirs, "x", said, 1.0, ours >= theirs),
     ]
 
 
@@ -153,37 +176,84 @@ PEERS: dict[str, tuple[Callable[[], Path], str, str]] = {
 
 def allreduce() -> list[Measurement]:
     """Sums of large buffers beside the bare call."""
-    python = environment() / "bin" / "python"
     rows: list[Measurement] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        variables = {
-            **os.environ,
-            "PATH": f"{python.parent}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{SOURCE}:{PROGRAMS}",
-            "BENCHMARK_REPORTS": folder,
-        }
-        subprocess.run([*mpirun(2), str(python), str(PROGRAMS / "allreduce_sizes.py")], env=variables, check=True)
-        for size in (16, 64, 256):
-            ours, bare = (
-                max(json.loads(file.read_text()) for file in Path(folder).glob(f"{who} {size}-*.json"))
-                for who in ("ours", "bare")
-            )
-            rows.append(Measurement(f"allreduce {size} MB", size / 1e3 / ours, "GB/s"))
+        run_ranks("allreduce_sizes.py", 2, folder)
+        for size in SIZES:
+            ours, bare = (slowest(folder, f"{who} {size}") for who in ("ours", "bare"))
+            ratio = bare / ours
+            rows.append(Measurement(f"allreduce: {size} MB", size / 1e3 / ours, "GB/s"))
             rows.append(
-                Measurement(
-                    f"allreduce {size} MB, ratio", bare / ours, "x", "bare MPI_Allreduce", 0.9, bare / ours >= 0.9
-                )
+                Measurement(f"allreduce: {size} MB, ratio", ratio, "x", "bare MPI_Allreduce", 0.9, ratio >= 0.9)
             )
     return rows
 
 
+def ranks() -> list[Measurement]:
+    """The exchange of gradients alone on 1, 2 and 4 ranks, beside what the model says from two ranks' numbers."""
+    times: dict[tuple[int, int], float] = {}
+    for count in (1, 2, 4):
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            run_ranks("exchange.py", count, folder)
+            for size in EXCHANGED:
+                times[count, size] = slowest(folder, f"exchange {size}")
+    return [
+        Measurement(
+            f"ranks: exchange of {size} MB, {count}", times[count, size] * 1e3, "ms", modelled(times, count, size)
+        )
+        for size in EXCHANGED
+        for count in (1, 2, 4)
+    ]
+
+
+def modelled(times: dict[tuple[int, int], float], count: int, size: int) -> str:
+    """The model's milliseconds: packing from one rank's slope, the sum from two ranks', twice the work a core for 4."""
+    small, large = EXCHANGED[0], EXCHANGED[-1]
+    pack = (times[1, large] - times[1, small]) / (large - small)
+    link = (times[2, large] - times[2, small]) / (large - small) - pack
+    start = max(0.0, times[2, small] - (pack + link) * small)
+    cores = min(count, len(os.sched_getaffinity(0)))
+    each = (pack + link * 2 * (count - 1) / count) * size
+    return f"model {1e3 * count / cores * (start * math.log2(count) + each):.1f} ms"
+
+
+def run_ranks(program: str, count: int, folder: str) -> None:
+    """Run a program of ours as ranks; it writes into the folder."""
+    python = environment() / "bin" / "python"
+    variables = {
+        **os.environ,
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{SOURCE}:{PROGRAMS}",
+        "BENCHMARK_REPORTS": folder,
+    }
+    subprocess.run([*mpirun(count), str(python), str(PROGRAMS / program)], env=variables, check=True)
+
+
+def slowest(folder: str, name: str) -> float:
+    """The seconds of the slowest rank."""
+    return max(json.loads(file.read_text()) for file in Path(folder).glob(f"{name}-*.json"))
+
+
+EXCHANGED = (1, 8, 45)
+PARTS: dict[str, Callable[[], list[Measurement]]] = {
+    "allreduce": allreduce,
+    "ranks": ranks,
+    "resnet18": lambda: training("resnet18"),
+    "transformer": lambda: training("transformer"),
+}
+
+
 def main(parts: list[str]) -> None:
-    """Run the chosen parts, or all."""
+    """Run the chosen parts, or all; the file keeps the last results of the others."""
     wanted = parts or list(PARTS)
     if unknown := set(wanted) - set(PARTS):
         raise SystemExit(f"Unknown parts: {sorted(unknown)}. Known: {', '.join(PARTS)}.")
-    rows = [row for part in wanted for row in (allreduce() if part == "allreduce" else training(part))]
-    report("data_parallel" if not parts else "data_parallel_" + "_".join(parts), rows)
+    results = RESULTS / "data_parallel.json"
+    before = [Measurement(**row) for row in json.loads(results.read_text())] if results.exists() else []
+    for part in wanted:
+        fresh = PARTS[part]()
+        before = [row for row in before if not row.name.startswith(f"{part}:")] + fresh
+        report("data_parallel", before)
 
 
 if __name__ == "__main__":

@@ -9,4 +9,13 @@ import importlib
 from typing import Any
 
 tf: Any = importlib.import_module("tensorflow")
-keras: Any = importlib.import_module("keras")
+
+
+def _keras() -> Any:
+    try:
+        return importlib.import_module("keras")
+    except ImportError:  # TensorFlow 2.2 to 2.5 hold Keras inside
+        return tf.keras
+
+
+keras: Any = _keras()

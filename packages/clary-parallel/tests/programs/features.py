@@ -132,6 +132,29 @@ def moving_statistics_are_everyones_mean():
 
 
 @case
+def a_shared_optimizer_state_has_the_same_result_in_half_the_memory():
+    for settings in ({}, {"clipnorm": 0.05}, {"global_clipnorm": 0.05}, {"weight_decay": 0.01}):
+        ours, theirs = (keras.optimizers.Adam(0.01, epsilon=1e-3, **settings) for _ in range(2))
+        model = clary_parallel.data_parallel(dense(), shard_optimizer=True)
+        same(trained(model, optimizer=ours), trained(dense(), optimizer=theirs), rtol=1e-3, atol=1e-5)
+        assert int(ours.iterations) == int(theirs.iterations)
+        kept, whole = (sum(v.shape.num_elements() for v in o.variables[2:]) for o in (ours, theirs))
+        assert sum(world.transport().allgather_object(kept)) == whole
+        assert kept < 0.7 * whole
+        assert len(set(map(str, world.transport().allgather_object([w.tobytes() for w in model.get_weights()])))) == 1
+    model = clary_parallel.data_parallel(dense(), shard_optimizer=True, accumulate=3)
+    same(trained(model, batch_size=8), trained(dense(), batch_size=24))
+
+
+@case
+def synchronised_batch_norm_is_that_of_one_process():
+    ours, theirs = (dense(3, keras.layers.BatchNormalization()) for _ in range(2))
+    ours = clary_parallel.data_parallel(ours, sync_batch_norm=True)
+    same(trained(ours, epochs=3), trained(theirs, epochs=3), rtol=1e-3, atol=1e-5)
+    assert type(keras.models.clone_model(ours).layers[1]) is keras.layers.BatchNormalization
+
+
+@case
 def mixed_precision_trains():
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -277,6 +300,9 @@ def wrong_use_is_refused():
     refused(TypeError, "takes a model of Keras 3", clary_parallel.data_parallel, "model")
     refused(ValueError, "Leave it out", model.compile, "sgd", "mse", jit_compile=True)
     model.compile("sgd", "mse")
+    half = clary_parallel.data_parallel(dense(), shard_optimizer=True)
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
+    refused(ValueError, "does not go with loss scaling", half.compile, scaled, "mse")
     refused(ValueError, "1 or more. Received: -3", model.fit, inputs, targets, batch_size=-3)
     refused(ValueError, "same number of samples", model.fit, inputs, targets[:3])
 

@@ -104,6 +104,69 @@ def broadcast_variables():
 
 
 @case
+def variables_are_broadcast_in_a_function_too():
+    variables = [tf.Variable(float(rank)), keras.Variable([rank, rank])]
+    optimizer = keras.optimizers.Adam(float(rank + 1))
+
+    @tf.function
+    def step(first):
+        optimizer.apply_gradients([(tf.constant(0.0), variables[0])])
+        if first:
+            hvd.broadcast_variables(variables, root_rank=1)
+            hvd.broadcast_variables(optimizer.variables(), root_rank=1)
+
+    step(True)
+    step(False)
+    assert float(variables[0]) == 1
+    assert np.asarray(variables[1]).tolist() == [1, 1]
+    assert float(optimizer.learning_rate) == 2
+
+
+@case
+def ranks_are_tensors_in_a_function():
+    assert int(tf.function(lambda: hvd.rank_op() + 10 * hvd.size_op())()) == rank + 20
+    assert int(hvd.local_rank_op() + 10 * hvd.local_size_op()) == rank + 20
+    assert float(hvd.allreduce(tf.constant(1.0), op=hvd.Sum, process_set=hvd.global_process_set)) == 2
+
+
+@case
+def synchronised_statistics_are_those_of_the_joined_batch():
+    joined = np.random.default_rng(1).normal(3, 2, size=(6, 5, 2)).astype("float32")
+    plain, synced = keras.layers.BatchNormalization(), hvd.SyncBatchNormalization()
+    outputs = []
+    # Ranks may have different numbers of samples.
+    for layer, share in ((plain, joined), (synced, joined[: 2 + rank] if rank == 0 else joined[2:])):
+        x = tf.constant(share)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(y * y * y)
+        outputs.append((y, tape.gradient(loss, x)))
+    mine = slice(0, 2) if rank == 0 else slice(2, 6)
+    for whole, part in zip(*outputs, strict=True):
+        np.testing.assert_allclose(part, whole[mine], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(synced.moving_variance), np.asarray(plain.moving_variance), rtol=1e-4)
+
+
+@case
+def mixed_precision_averages_before_it_looks_for_overflow():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.compile(horovod.keras.DistributedOptimizer(keras.optimizers.SGD(0.01)), "mse")
+    assert type(model.optimizer).__name__ == "LossScaleOptimizer"
+    # Only one rank's gradient overflows: all must leave the step out.
+    huge = np.full((4, 2), 60000 if rank == 1 else 1, "float32")
+    model.fit(huge, np.ones((4, 1)), verbose=0)
+    assert hvd.allgather_object(np.asarray(model.get_weights()[0]).tolist()) == [[[1.0], [1.0]]] * 2
+    model.fit(np.full((4, 2), 1e-3), np.ones((4, 1)), epochs=20, verbose=0)
+    first, second = hvd.allgather_object(np.asarray(model.get_weights()[0]).tolist())
+    assert first == second != [[1.0], [1.0]]
+
+
+@case
 def join_lets_the_others_finish():
     for step in range(3 + 2 * rank):
         total = float(hvd.allreduce(tf.constant(1.0), op=hvd.Sum, name=f"step {step}"))

@@ -35,14 +35,14 @@ def training_step(images, labels, first_batch):
     tape = hvd.DistributedGradientTape(tape)
     grads = tape.gradient(loss_value, mnist_model.trainable_variables)
     opt.apply_gradients(zip(grads, mnist_model.trainable_variables, strict=True))
+    if first_batch:
+        hvd.broadcast_variables(mnist_model.variables, root_rank=0)
+        hvd.broadcast_variables(opt.variables(), root_rank=0)
     return loss_value
 
 
 for batch, (images, labels) in enumerate(dataset.take(20 // hvd.size())):
     loss_value = training_step(images, labels, batch == 0)
-    if batch == 0:
-        hvd.broadcast_variables(mnist_model.variables, root_rank=0)
-        hvd.broadcast_variables(opt.variables, root_rank=0)
     if batch % 5 == 0 and hvd.local_rank() == 0:
         print(f"Step #{batch}\tLoss: {loss_value:.6f}")
 

@@ -156,6 +156,8 @@ def allgather_takes_different_lengths(t: Transport) -> None:
     parts = t.allgather(np.full((t.rank, 2), t.rank, np.float32))
     assert [part.shape for part in parts] == [(rank, 2) for rank in range(t.size)]
     assert all((part == rank).all() for rank, part in enumerate(parts))
+    joined = t.allgather_joined(np.full((t.rank, 2), t.rank, np.float32))
+    assert joined[:, 0].tolist() == [rank for rank in range(t.size) for _ in range(rank)]
 
 
 @case

@@ -105,3 +105,14 @@ def test_of_several_ranks_the_one_that_raised_is_told() -> None:
     expected = 'On rank 1 on algo-2: File "train.py", line 3, in <module>\nstep()\nValueError: this rank is broken'
     assert reason.message == expected
     assert reason.error == "ValueError"
+
+
+def test_a_rank_that_was_killed_is_the_reason_and_not_those_that_lost_it() -> None:
+    tail = b"""[1,mpirank:0,algo-1]<stderr>:Traceback (most recent call last):
+[1,mpirank:0,algo-1]<stderr>:  File "/opt/ml/code/train.py", line 3, in <module>
+[1,mpirank:0,algo-1]<stderr>:RuntimeError: a peer has gone
+[1,mpirank:1,algo-2]<stderr>:The script of this rank was killed by SIGKILL (signal 9)
+"""
+    assert failure.explain(tail, "/opt/ml/code").message == (
+        "On rank 1 on algo-2: The script of this rank was killed by SIGKILL (signal 9)"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clary_parallel.data import world
+from clary_parallel.data.sharded_state import whole_variables
 from clary_parallel.data.variables import average_variables, broadcast_variables
 from clary_parallel.frameworks import keras
 
@@ -44,7 +45,7 @@ class LastCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         # Rank 0 may have restored a backup just now.
-        variables = [*self.model.weights, *self.model.optimizer.variables]
+        variables = [*self.model.weights, *whole_variables(self.model.optimizer)]
         broadcast_variables(variables)
         self.model._initial_epoch = world.transport().broadcast_object(self.model._initial_epoch)
         _own_randomness(self.model, world.rank())

@@ -1,13 +1,12 @@
 """Fused reductions: many tensors, few messages.
 
-Tensors are copied one after another into one buffer; each piece of it is reduced as soon as it is full, while it is
-still in the processor's cache, and scaled there. Offsets are multiples of 64 bytes, so that TensorFlow takes views of
+Tensors are copied one after another into one buffer, scaled on the way; each piece of it is reduced as soon as it is
+full, while it is still in the processor's cache. Offsets are multiples of 64 bytes, so that TensorFlow takes views of
 the buffer as tensors without copying them. Buffers are used again when nobody holds a view any more.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clary_parallel.older_pythons import paired, pairwise
 from clary_parallel.transport.base import Buffer, Transport
 
 ALIGNMENT = 64
@@ -89,37 +89,30 @@ def allreduce_fused(
     kind = tensors[0].dtype
     step = ALIGNMENT // kind.itemsize
     offsets: list[int] = []
-    end = step  # The first slot holds the weight.
+    end = 0
     for tensor in tensors:
         offsets.append(end)
         end += -(-tensor.size // step) * step
     buffer = pool.take(kind, end)
-    buffer[:step] = 0
-    buffer[0] = weight
+    # Scaled on the way into the buffer, so that each piece is written once and read once beside the sum itself.
+    scale = kind.type(_part_of_all(transport, weight) if average else 1)
     piece = PIECE_BYTES // kind.itemsize
-    done, scale = 0, 1.0
-    for index, (tensor, offset) in enumerate(zip(tensors, offsets, strict=True)):
+    done = 0
+    for index, (tensor, offset) in enumerate(paired(tensors, offsets)):
         flat = tensor.reshape(-1)
         limit = offsets[index + 1] if index + 1 < len(offsets) else end
         buffer[offset + flat.size : limit] = 0
         for start in range(0, flat.size, piece):
             part = flat[start : start + piece]
-            target = buffer[offset + start : offset + start + part.size]
-            if average and weight != 1:
-                np.multiply(part, part.dtype.type(weight), out=target)
-            else:
-                target[...] = part
+            np.multiply(part, scale, out=buffer[offset + start : offset + start + part.size])
             ready = offset + start + part.size
             while ready - done >= piece:
-                scale = _reduce(transport, buffer, done, done + piece, scale, average)
+                transport.allreduce(buffer[done : done + piece])
                 done += piece
     while done < end:
-        scale = _reduce(transport, buffer, done, min(end, done + piece), scale, average)
+        transport.allreduce(buffer[done : min(end, done + piece)])
         done += piece
-    return [
-        buffer[offset : offset + tensor.size].reshape(tensor.shape)
-        for tensor, offset in zip(tensors, offsets, strict=True)
-    ]
+    return [buffer[offset : offset + tensor.size].reshape(tensor.shape) for tensor, offset in paired(tensors, offsets)]
 
 
 def allreduce_half(
@@ -132,26 +125,20 @@ def allreduce_half(
     kind = tensors[0].dtype
     flat = np.concatenate([tensor.reshape(-1) for tensor in tensors])
     bounds = [flat.size * rank // transport.size for rank in range(transport.size + 1)]
-    shares = [flat[low:high].view(np.uint16) for low, high in itertools.pairwise(bounds)]
-    weights = np.concatenate(transport.allgather(np.array([weight], np.float32)))
+    shares = [flat[low:high].view(np.uint16) for low, high in pairwise(bounds)]
+    weights = transport.allgather_joined(np.array([weight], np.float32))
     received = transport.alltoall(shares)
     total = np.zeros(received[0].size, np.float32)
-    for each, share in zip(weights, received, strict=True):
+    for each, share in paired(weights, received):
         total += share.view(kind).astype(np.float32) * (each if average else 1)
     if average:
         total /= max(float(weights.sum()), np.finfo(np.float32).tiny)
-    sums = transport.allgather(total.astype(kind).view(np.uint16))
-    joined = np.concatenate(sums).view(kind)
+    joined = transport.allgather_joined(total.astype(kind).view(np.uint16)).view(kind)
     ends = np.cumsum([tensor.size for tensor in tensors])
-    return [joined[end - tensor.size : end].reshape(tensor.shape) for tensor, end in zip(tensors, ends, strict=True)]
+    return [joined[end - tensor.size : end].reshape(tensor.shape) for tensor, end in paired(tensors, ends)]
 
 
-def _reduce(transport: Transport, buffer: Buffer, low: int, high: int, scale: float, average: bool) -> float:
-    """Reduce and scale one piece; the first one tells the scale."""
-    part = buffer[low:high]
-    transport.allreduce(part)
-    if low == 0 and average:
-        scale = 1.0 / max(float(buffer[0]), float(np.finfo(np.float32).tiny))
-    if scale != 1.0:
-        np.multiply(part, part.dtype.type(scale), out=part)
-    return scale
+def _part_of_all(transport: Transport, weight: float) -> float:
+    total = np.array([weight])
+    transport.allreduce(total)
+    return weight / max(float(total[0]), float(np.finfo(np.float64).tiny))

@@ -14,6 +14,7 @@ from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.data.fusion import plan
 from clary_parallel.errors import NonFiniteGradient
 from clary_parallel.frameworks import tf
+from clary_parallel.older_pythons import paired
 
 Tensor = Any
 
@@ -101,7 +102,7 @@ class GradientReducer:
                 average=self.average,
                 check=_finite_check(mine) if self.check_finite else None,
             )
-            for index, value in zip(bucket.indices, reduced, strict=True):
+            for index, value in paired(bucket.indices, reduced):
                 done.append((given[index][0], self.compression.decompress(value, packed[index][1])))
         return done
 
@@ -113,7 +114,7 @@ def _finite_check(names: Sequence[str]) -> graph.Check:
             return
         bad = [
             f"{name} ({int(np.isnan(array).sum())} NaN, {int(np.isinf(array).sum())} infinite of {np.size(array)})"
-            for name, array in zip(names, local, strict=True)
+            for name, array in paired(names, local)
             if not np.isfinite(array).all()
         ]
         told = world.transport().allgather_object(bad)

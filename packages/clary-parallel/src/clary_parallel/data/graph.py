@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from clary_parallel.data.agreement import Call
 from clary_parallel.data.fusion import Pool, allreduce_fused, allreduce_half
 from clary_parallel.errors import ParallelError
 from clary_parallel.frameworks import tf
+from clary_parallel.older_pythons import paired
 from clary_parallel.transport.base import Operation
 
 Tensor = Any
@@ -71,7 +72,7 @@ def mean_of_bucket(
         return reduced
 
     outputs = collective(exchange, [tf.cast(weight, tf.float32), *tensors], [tensor.dtype for tensor in tensors])
-    for output, tensor in zip(outputs, tensors, strict=True):
+    for output, tensor in paired(outputs, tensors):
         output.set_shape(tensor.shape)
     return outputs
 
@@ -89,9 +90,8 @@ def mean_of_slices(slices: Any, what: str, weight: Tensor, *, average: bool = Tr
             transport.allreduce(total)
             values = values * values.dtype.type(float(weight_here) / float(total[0]))
         raw = np.ascontiguousarray(values)
-        rows = transport.allgather(raw.view(np.uint16) if raw.dtype.itemsize == 2 else raw)
-        places = transport.allgather(np.ascontiguousarray(indices))
-        return [np.concatenate(rows).view(raw.dtype), np.concatenate(places)]
+        rows = transport.allgather_joined(raw.view(np.uint16) if raw.dtype.itemsize == 2 else raw)
+        return [rows.view(raw.dtype), transport.allgather_joined(np.ascontiguousarray(indices))]
 
     values, indices = collective(
         exchange,
@@ -127,30 +127,35 @@ def allgather(tensor: Tensor, what: str = "") -> Tensor:
         agreement = world.agreement()
         agreement.agree(_call("allgather", what, [array[:0]]))
         raw = np.ascontiguousarray(array)
-        parts = agreement.transport.allgather(raw.view(np.uint16) if raw.dtype.itemsize == 2 else raw)
-        return np.concatenate(parts).view(raw.dtype)
+        joined = agreement.transport.allgather_joined(raw.view(np.uint16) if raw.dtype.itemsize == 2 else raw)
+        return joined.view(raw.dtype)
 
     (output,) = collective(exchange, [tensor], [tensor.dtype])
     output.set_shape([None, *tensor.shape[1:]])
     return output
 
 
-def broadcast(tensor: Tensor, root: int, what: str = "") -> Tensor:
-    """The root's tensor."""
+def broadcast(tensors: Sequence[Tensor], root: int, what: str = "") -> list[Tensor]:
+    """The root's tensors."""
+    if not tensors:
+        return []
 
-    def exchange(array: Any) -> Any:
+    def exchange(*arrays: Any) -> list[Any]:
         agreement = world.agreement()
-        agreement.agree(_call("broadcast", what, [array], f"from rank {root}"))
-        result = np.array(array, copy=True, order="C")
-        agreement.transport.broadcast(result.reshape(-1), root)
-        return result
+        agreement.agree(_call("broadcast", what, [np.asarray(array) for array in arrays], f"from rank {root}"))
+        results = [np.array(array, copy=True, order="C") for array in arrays]
+        for result in results:
+            agreement.transport.broadcast(result.reshape(-1), root)
+        return results
 
-    (output,) = collective(exchange, [tensor], [tensor.dtype])
-    output.set_shape(tensor.shape)
-    return output
+    outputs = collective(exchange, tensors, [tensor.dtype for tensor in tensors])
+    for output, tensor in paired(outputs, tensors):
+        output.set_shape(tensor.shape)
+    return outputs
 
 
-Check = Callable[[Sequence[Any], Sequence[Any]], None]
+if TYPE_CHECKING:
+    Check = Callable[[Sequence[Any], Sequence[Any]], None]
 
 
 def zeros_for(call: Call) -> None:

@@ -25,6 +25,7 @@ from clary_parallel.data.shards import (
     shared_generator,
 )
 from clary_parallel.data.sharing import share
+from clary_parallel.data.sync_batch_norm import synchronise
 from clary_parallel.data.variables import average_variables
 from clary_parallel.frameworks import keras, tf
 
@@ -39,6 +40,8 @@ def data_parallel(
     bucket_bytes: int | None = None,
     sparse_as_dense: bool = False,
     check_finite: bool = False,
+    sync_batch_norm: bool = False,
+    shard_optimizer: bool = False,
     shard: bool = True,
 ) -> Any:
     """Train, evaluate and predict a Keras 3 model on all ranks of the job; returns the same model.
@@ -53,6 +56,9 @@ def data_parallel(
         bucket_bytes: bytes of gradients exchanged together; default: see `gradients.default_bucket_bytes`.
         sparse_as_dense: send gradients of embeddings as dense tensors.
         check_finite: stop with the names of the layers when a gradient is NaN or infinite.
+        sync_batch_norm: let BatchNormalization see the statistics of all ranks' samples, as one process would.
+        shard_optimizer: let each rank keep its share of the optimizer's state (see `sharded_state`). Saved models then
+            hold rank 0's share of it only.
         shard: False when the data given are this rank's own share already, not the same on all ranks.
 
     Example:
@@ -65,11 +71,13 @@ def data_parallel(
     if getattr(model, "_clary_parallel", None) is not None:
         raise ValueError("This model is data parallel already.")
     world.init()
+    if sync_batch_norm:
+        synchronise(model)
     parallel = _DataParallel(model, shard)
     reducer = GradientReducer(
         compression, bucket_bytes, sparse_as_dense, check_finite=check_finite, weight=lambda: parallel.weight
     )
-    parallel.attach(lambda optimizer: distribute(optimizer, reducer, accumulate))
+    parallel.attach(lambda optimizer: distribute(optimizer, reducer, accumulate, share_state=shard_optimizer))
     return model
 
 
@@ -193,7 +201,7 @@ class _DataParallel:
         predicted = original(share_here, batch_size=local, **here)
 
         def joined(array: Any) -> Any:
-            return np.concatenate(world.transport().allgather(np.ascontiguousarray(array)))
+            return world.transport().allgather_joined(np.ascontiguousarray(array))
 
         return keras.tree.map_structure(joined, predicted)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from clary_parallel.data.variables import summed
 from clary_parallel.frameworks import keras
+from clary_parallel.older_pythons import paired
 
 
 def joined_results(metrics: Sequence[Any], results: Any) -> Any:
@@ -20,12 +21,12 @@ def joined_results(metrics: Sequence[Any], results: Any) -> Any:
     own = [metric for metric in flattened(metrics) if not _adds_up(metric)]
     variables = [variable for metric in flattened(metrics) if _adds_up(metric) for variable in metric.variables]
     before = [np.asarray(variable) for variable in variables]
-    for variable, value in zip(variables, summed(before, "metrics"), strict=True):
+    for variable, value in paired(variables, summed(before, "metrics")):
         variable.assign(value)
     try:
         answer = results()
     finally:
-        for variable, value in zip(variables, before, strict=True):
+        for variable, value in paired(variables, before):
             variable.assign(value)
     return _averaged(answer, {metric.name for metric in own}) if own else answer
 
@@ -49,4 +50,4 @@ def _averaged(answer: dict[str, Any], names: set[str]) -> dict[str, Any]:
     values = summed([np.asarray(answer[name], np.float64) for name in chosen], "results of metrics")
     from clary_parallel.data import world
 
-    return {**answer, **{name: value / world.size() for name, value in zip(chosen, values, strict=True)}}
+    return {**answer, **{name: value / world.size() for name, value in paired(chosen, values)}}

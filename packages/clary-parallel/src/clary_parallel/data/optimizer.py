@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from clary_parallel.data import sharded_state
 from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.data.gradients import GradientReducer, variable_name
 from clary_parallel.frameworks import tf
+from clary_parallel.older_pythons import paired
 
 Tensor = Any
 
@@ -29,7 +32,9 @@ def DistributedOptimizer(  # noqa: N802 (the name that the field uses)
     return distribute(optimizer, reducer, accumulate)
 
 
-def distribute(optimizer: Any, reducer: GradientReducer, accumulate: int = 1, *, add_up: bool = False) -> Any:
+def distribute(
+    optimizer: Any, reducer: GradientReducer, accumulate: int = 1, *, add_up: bool = False, share_state: bool = False
+) -> Any:
     """Make a Keras optimizer average its gradients over the ranks; returns the same object.
 
     Averaging comes first, so clipping and loss scaling see the mean, as they would in one process. The class stays the
@@ -39,33 +44,51 @@ def distribute(optimizer: Any, reducer: GradientReducer, accumulate: int = 1, *,
         optimizer: of Keras 3, or of legacy Keras (tf_keras).
         accumulate: exchange and apply only at each accumulate-th call.
         add_up: apply the sum of the accumulated calls' gradients instead of their mean.
+        share_state: each rank keeps its share of the state (`sharded_state`); Keras 3 only.
     """
     if accumulate < 1:
         raise ValueError(f"Gradients are accumulated over 1 call or more. Received: {accumulate}")
     if getattr(optimizer, "_clary_reducer", None) is not None:
         raise ValueError("This optimizer is distributed already: wrap it once, or let data_parallel(model) do it.")
+    update = sharded_state.shard(optimizer) if share_state else None
     optimizer._clary_reducer = reducer
+    optimizer._clary_again = functools.partial(distribute, reducer=reducer, accumulate=accumulate, add_up=add_up)
     accumulator = _Accumulator(reducer, accumulate, accumulate if add_up else 1) if accumulate > 1 else None
     if hasattr(optimizer, "apply"):
-        _distribute_keras3(optimizer, reducer, accumulator)
+        _distribute_keras3(optimizer, reducer, accumulator, update or optimizer.apply)
     else:
         _distribute_legacy(optimizer, reducer, accumulator)
     return optimizer
 
 
-def _distribute_keras3(optimizer: Any, reducer: GradientReducer, accumulator: _Accumulator | None) -> None:
-    original = optimizer.apply
+def lift(outer: Any) -> None:
+    """Let an optimizer that scales losses average gradients in place of the distributed one inside it.
 
+    It looks whether gradients are finite; were they averaged after that, ranks could differ in what they do.
+    """
+    inner: Any = getattr(outer, "inner_optimizer", None)
+    if getattr(inner, "_clary_reducer", None) is None or getattr(outer, "_clary_reducer", None) is not None:
+        return
+    again = inner._clary_again
+    for name in ("apply", "apply_gradients"):
+        inner.__dict__.pop(name, None)
+    inner._clary_reducer = None
+    again(outer)
+
+
+def _distribute_keras3(
+    optimizer: Any, reducer: GradientReducer, accumulator: _Accumulator | None, update: sharded_state.Update
+) -> None:
     def apply(grads: Sequence[Tensor], trainable_variables: Any = None) -> None:
         variables = optimizer._trainable_variables if trainable_variables is None else list(trainable_variables)
         names = [variable_name(variable) for variable in variables]
         if accumulator is None:
-            original(reducer.reduce(grads, names), trainable_variables)
+            update(reducer.reduce(grads, names), variables)
             return
         if not optimizer.built:
             with tf.init_scope():
                 optimizer.build(variables)
-        accumulator.step(grads, names, lambda means: original(means, variables))
+        accumulator.step(grads, names, lambda means: update(means, variables))
 
     optimizer.apply = apply
 
@@ -79,9 +102,7 @@ def _distribute_legacy(optimizer: Any, reducer: GradientReducer, accumulator: _A
         gradients = [gradient for gradient, _ in pairs]
 
         def apply(means: Sequence[Tensor]) -> Any:
-            return original(
-                [(mean, variable) for mean, (_, variable) in zip(means, pairs, strict=True)], *arguments, **named
-            )
+            return original([(mean, variable) for mean, (_, variable) in paired(means, pairs)], *arguments, **named)
 
         if accumulator is None:
             return apply(reducer.reduce(gradients, names))
@@ -113,7 +134,7 @@ class _Accumulator:
         weight = self._reducer.weight_now()
         adds = [
             total.assign_add(gradient * tf.cast(weight, gradient.dtype))
-            for total, gradient in zip(self._sums, dense, strict=True)
+            for total, gradient in paired(self._sums, dense)
         ]
         with tf.control_dependencies([*adds, self._weight.assign_add(weight)]):
             count = self._count.assign_add(1)
@@ -122,7 +143,7 @@ class _Accumulator:
             total = self._weight.read_value()
             divisor = (total if self._reducer.average else float(self._calls)) / self._factor
             means: list[Any] = [None] * len(gradients)
-            for index, summed in zip(present, self._sums, strict=True):
+            for index, summed in paired(present, self._sums):
                 means[index] = summed.read_value() / tf.cast(divisor, summed.dtype)
             apply(self._reducer.reduce(means, names, total))
             for variable in (*self._sums, self._weight, self._count):

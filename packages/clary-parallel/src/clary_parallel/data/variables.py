@@ -7,17 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from clary_parallel.data import world
+from clary_parallel.data import graph, world
 from clary_parallel.data.agreement import Call
+from clary_parallel.frameworks import tf
+from clary_parallel.older_pythons import paired
 
 
 def broadcast_variables(variables: Iterable[Any], root: int = 0) -> None:
-    """Give every rank the root's values. Eager only; the variables' shapes and types must agree."""
+    """Give every rank the root's values, now or as a step of the tf.function that calls this.
+
+    The variables' shapes and types must agree.
+    """
     known = list(variables)
+    if not tf.executing_eagerly():
+        tensors = [tf.convert_to_tensor(variable) for variable in known]
+        for variable, value in paired(known, graph.broadcast(tensors, root, "variables")):
+            variable.assign(value)
+        return
     values = [_value(variable) for variable in known]
     agreement = world.agreement()
     agreement.agree(_call("broadcast", "variables", values, f"from rank {root}"))
-    for variable, value in zip(known, values, strict=True):
+    for variable, value in paired(known, values):
         received = np.array(value, order="C")
         agreement.transport.broadcast(received.reshape(-1), root)
         if agreement.transport.rank != root:
@@ -36,7 +46,7 @@ def average_variables(variables: Iterable[Any]) -> None:
     agreement.transport.allreduce(joined)
     joined /= agreement.transport.size
     start = 0
-    for variable, value in zip(known, values, strict=True):
+    for variable, value in paired(known, values):
         variable.assign(joined[start : start + value.size].reshape(value.shape).astype(value.dtype))
         start += value.size
 

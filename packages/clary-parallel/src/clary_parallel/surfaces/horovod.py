@@ -5,7 +5,6 @@ Behaviour as documented for Horovod 0.28. What is offered and what is not: docs/
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,17 +16,21 @@ from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.data.gradients import DistributedGradientTape as _Tape
 from clary_parallel.data.gradients import GradientReducer
 from clary_parallel.data.optimizer import distribute
+from clary_parallel.data.sync_batch_norm import SyncBatchNormalization
 from clary_parallel.data.variables import broadcast_variables as _broadcast_variables
 from clary_parallel.data.world import init as _init
 from clary_parallel.data.world import is_initialized, local_rank, local_size, rank, shutdown, size
 from clary_parallel.errors import NotOffered
 from clary_parallel.frameworks import tf
+from clary_parallel.older_pythons import pairwise
+from clary_parallel.surfaces.keras_habits import accept_older_scripts
 from clary_parallel.transport.base import Operation
 
 Average = "average"
 Sum = "sum"
 Min = "min"
 Max = "max"
+global_process_set = "all ranks"
 
 NOT_OFFERED = {
     "elastic": "jobs do not grow or shrink while they run. Save checkpoints and start the job again with other ranks: "
@@ -38,8 +41,6 @@ NOT_OFFERED = {
     "callbacks.BroadcastGlobalVariablesCallback in Keras.",
     "broadcast_global_variables": "it is of TensorFlow 1's sessions. Use "
     "broadcast_variables(model.variables, root_rank=0).",
-    "SyncBatchNormalization": "statistics are each rank's own. Use GroupNormalization or LayerNormalization, whose "
-    "results do not depend on the batch, or larger batches.",
     "ProcessSet": "all ranks take part in each call. For groups: clary_parallel.data.world.transport().group().",
     "add_process_set": "all ranks take part in each call. For groups: clary_parallel.data.world.transport().group().",
     "reducescatter": "use allreduce and take the slice of this rank.",
@@ -103,6 +104,26 @@ def mpi_built() -> bool:
 def not_built() -> int:
     """No: gloo, NCCL, DDL, CCL, CUDA and ROCm are not used."""
     return 0
+
+
+def size_op(process_set_id: int = 0, name: str | None = None) -> Any:
+    """`size` as a tensor."""
+    return tf.constant(size(), name=name)
+
+
+def rank_op(name: str | None = None) -> Any:
+    """`rank` as a tensor."""
+    return tf.constant(rank(), name=name)
+
+
+def local_size_op(name: str | None = None) -> Any:
+    """`local_size` as a tensor."""
+    return tf.constant(local_size(), name=name)
+
+
+def local_rank_op(name: str | None = None) -> Any:
+    """`local_rank` as a tensor."""
+    return tf.constant(local_rank(), name=name)
 
 
 gloo_built = gloo_enabled = nccl_built = ddl_built = ccl_built = cuda_built = rocm_built = not_built
@@ -172,7 +193,8 @@ def broadcast(
 ) -> Any:
     """The root's tensor."""
     _only_all_ranks(process_set)
-    return graph.broadcast(tf.convert_to_tensor(tensor), _root(root_rank), name or "")
+    (received,) = graph.broadcast([tf.convert_to_tensor(tensor)], _root(root_rank), name or "")
+    return received
 
 
 def alltoall(tensor: Any, splits: Any = None, name: str | None = None, process_set: Any = None) -> Any:
@@ -187,7 +209,7 @@ def alltoall(tensor: Any, splits: Any = None, name: str | None = None, process_s
         raise ValueError(f"splits must give the {len(rows)} rows to {size()} ranks. Received: {counts.tolist()}")
     world.agreement().agree(Call("alltoall", name or "", ((rows.dtype.name, rows.shape[1:]),)))
     bounds = [0, *np.cumsum(counts)]
-    pieces = [rows[low:high].reshape(-1).view(np.uint8) for low, high in itertools.pairwise(bounds)]
+    pieces = [rows[low:high].reshape(-1).view(np.uint8) for low, high in pairwise(bounds)]
     received = [piece.view(rows.dtype).reshape(-1, *rows.shape[1:]) for piece in world.transport().alltoall(pieces)]
     joined = tf.constant(np.concatenate(received))
     return joined if splits is None else (joined, tf.constant([len(piece) for piece in received], tf.int32))
@@ -319,15 +341,18 @@ def _root(root_rank: int) -> int:
 
 
 def _only_all_ranks(process_set: Any) -> None:
-    if process_set is not None:
+    if process_set not in (None, global_process_set):
         raise NotOffered(f"process_set=... is not offered by Clary: {NOT_OFFERED['ProcessSet']}")
 
 
+accept_older_scripts()
+
 __all__ = [
-    "Average", "Compression", "DistributedGradientTape", "DistributedOptimizer", "Max", "Min", "Sum", "allgather",
-    "allgather_object", "allreduce", "alltoall", "barrier", "broadcast", "broadcast_object", "broadcast_object_fn",
-    "broadcast_variables", "ccl_built", "cross_rank", "cross_size", "cuda_built", "ddl_built", "gloo_built",
-    "gloo_enabled", "grouped_allgather", "grouped_allreduce", "init", "is_homogeneous", "is_initialized", "join",
-    "local_rank", "local_size", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "rocm_built",
-    "shutdown", "size",
+    "Average", "Compression", "DistributedGradientTape", "DistributedOptimizer", "Max", "Min", "Sum",
+    "SyncBatchNormalization", "allgather", "allgather_object", "allreduce", "alltoall", "barrier", "broadcast",
+    "broadcast_object", "broadcast_object_fn", "broadcast_variables", "ccl_built", "cross_rank", "cross_size",
+    "cuda_built", "ddl_built", "global_process_set", "gloo_built", "gloo_enabled", "grouped_allgather",
+    "grouped_allreduce", "init", "is_homogeneous", "is_initialized", "join", "local_rank", "local_rank_op",
+    "local_size", "local_size_op", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "rank_op",
+    "rocm_built", "shutdown", "size", "size_op",
 ]  # fmt: skip

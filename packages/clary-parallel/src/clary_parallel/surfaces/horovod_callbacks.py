@@ -11,6 +11,7 @@ from clary_parallel.data import world
 from clary_parallel.data.variables import broadcast_variables, summed
 from clary_parallel.errors import NotOffered
 from clary_parallel.frameworks import tf
+from clary_parallel.older_pythons import paired
 
 
 class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
@@ -40,7 +41,7 @@ class MetricAverageCallback(tf.keras.callbacks.Callback):
         if logs:
             names = sorted(name for name, value in logs.items() if np.ndim(value) == 0)
             values = summed([np.asarray(logs[name], np.float64) for name in names], f"metrics {', '.join(names)}")
-            logs.update({name: float(value) / world.size() for name, value in zip(names, values, strict=True)})
+            logs.update({name: float(value) / world.size() for name, value in paired(names, values)})
 
 
 class LearningRateScheduleCallback(tf.keras.callbacks.Callback):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -92,25 +90,6 @@ def load_model(
         DistributedOptimizer(model.optimizer, compression=compression)
     return model
 
-
-def _accept_horovod_scripts(compile_model: Callable[..., Any]) -> Callable[..., Any]:
-    """Scripts give compile() an argument that Keras 3 has dropped; and XLA cannot hold the exchange between ranks."""
-
-    @functools.wraps(compile_model)
-    def compile_(model: Any, optimizer: Any = "rmsprop", *arguments: Any, **named: Any) -> Any:
-        named.pop("experimental_run_tf_function", None)
-        if getattr(optimizer, "_clary_reducer", None) is not None and len(arguments) < 6:
-            named.setdefault("jit_compile", False)
-        return compile_model(model, optimizer, *arguments, **named)
-
-    compile_.clary = True  # type: ignore[attr-defined]
-    return compile_
-
-
-if not hasattr(tf.keras.Model.compile, "clary"):
-    # On the class that defines it: Keras takes a class that has a compile of its own for one that it cannot save.
-    _owner = next(kind for kind in tf.keras.Model.__mro__ if "compile" in vars(kind))
-    _owner.compile = _accept_horovod_scripts(_owner.compile)
 
 __all__ = [
     "Average", "Compression", "DistributedOptimizer", "Max", "Min", "Sum", "allgather", "allgather_object", "allreduce",

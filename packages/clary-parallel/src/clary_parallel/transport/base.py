@@ -36,11 +36,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 import numpy as np
 
-Buffer = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    Buffer = np.ndarray[Any, Any]
+else:
+    Buffer = np.ndarray  # its subscripts need Python 3.9
+
 Operation = Literal["sum", "max", "min"]
 
 STUCK_EXIT_CODE = 75
@@ -134,6 +138,10 @@ class Transport(Protocol):
 
     def allgather(self, buffer: Buffer) -> list[Buffer]:
         """Everyone's buffer, by rank. First axes may differ in length; the other axes and the type may not."""
+        ...
+
+    def allgather_joined(self, buffer: Buffer) -> Buffer:
+        """`allgather` with the buffers one after another along the first axis, in one array."""
         ...
 
     def alltoall(self, pieces: Sequence[Buffer]) -> list[Buffer]:

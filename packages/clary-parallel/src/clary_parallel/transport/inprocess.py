@@ -141,6 +141,9 @@ class InProcessTransport:
     def allgather(self, buffer: Buffer) -> list[Buffer]:
         return [part.copy() for part in self._meet("allgather", buffer.copy())]
 
+    def allgather_joined(self, buffer: Buffer) -> Buffer:
+        return np.concatenate(self.allgather(buffer))
+
     def alltoall(self, pieces: Sequence[Buffer]) -> list[Buffer]:
         sent = self._meet("alltoall", [piece.copy() for piece in pieces])
         return [parts[self._rank].copy() for parts in sent]

@@ -140,15 +140,31 @@ class MpiTransport:
         return _MpiRequest(self, requests, "allreduce", self._others)
 
     def allgather(self, buffer: Buffer) -> list[Buffer]:
+        joined, lengths = self._gather(buffer)
+        return np.split(joined, np.cumsum(lengths)[:-1])
+
+    def allgather_joined(self, buffer: Buffer) -> Buffer:
+        return self._gather(buffer)[0]
+
+    def _gather(self, buffer: Buffer) -> tuple[Buffer, Buffer]:
         with self.inside("allgather"):
             lengths = np.empty(self.size, np.int64)
             self._communicator.Allgather(np.array([len(buffer)], np.int64), lengths)
-            parts = [np.empty((int(length), *buffer.shape[1:]), buffer.dtype) for length in lengths]
-            parts[self._rank][...] = buffer
-            for root, part in enumerate(parts):
-                if part.nbytes:
-                    self._communicator.Bcast([part.reshape(-1).view(np.uint8), self._mpi.BYTE], root)
-        return parts
+            joined = np.empty((int(lengths.sum()), *buffer.shape[1:]), buffer.dtype)
+            raw = joined.reshape(-1).view(np.uint8)
+            row = buffer.itemsize * int(np.prod(buffer.shape[1:]))
+            if joined.nbytes <= LARGEST_MESSAGE:
+                own = buffer.reshape(-1).view(np.uint8)
+                self._communicator.Allgatherv(own, [raw, lengths * row, self._mpi.BYTE])
+                return joined, lengths
+            ends = np.cumsum(lengths)
+            joined[ends[self._rank] - len(buffer) : ends[self._rank]] = buffer
+            for root, end in enumerate(ends):
+                low, high = int(end - lengths[root]) * row, int(end) * row
+                for start in range(low, high, LARGEST_MESSAGE):
+                    part = raw[start : min(high, start + LARGEST_MESSAGE)]
+                    self._communicator.Bcast([part, self._mpi.BYTE], root)
+        return joined, lengths
 
     def alltoall(self, pieces: Sequence[Buffer]) -> list[Buffer]:
         item = pieces[0].itemsize

@@ -23,10 +23,14 @@ _FIXED = (2222, 2223, 8890, 7890)
 
 def port_of(environment: TrainingEnvironment, host: str, port: int) -> int:
     """The port on `host` that stands for `port`, one of AWS's fixed ones."""
-    hosts = environment.distribution_hosts
+    return port_among(environment.distribution_hosts, environment.job_name or "", host, port)
+
+
+def port_among(hosts: list[str], job_name: str, host: str, port: int) -> int:
+    """The same for any hosts of a job, in an order that all of them know."""
     if len(hosts) == 1 or not _share_a_network(hosts):
         return port
-    base = _FIRST + zlib.crc32((environment.job_name or "").encode()) % _COUNT
+    base = _FIRST + zlib.crc32(job_name.encode()) % _COUNT
     return base + len(_FIXED) * hosts.index(host) + _FIXED.index(port)
 
 

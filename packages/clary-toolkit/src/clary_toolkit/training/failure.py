@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from clary_toolkit.training.rank import KILLED
+
 _ANY_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(:|$)")
 _ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Warning|Exit|Interrupt)(:|$)")
 _FRAME = re.compile(r'^\s+File "(?P<path>.*?)", line \d+')
@@ -65,7 +67,8 @@ class Reason:
 def explain(tail: bytes, code_folder: str) -> Reason:
     """Find the last Python traceback in `tail` and give where it was raised in the user's code, and the error.
 
-    Without a traceback: the last lines there are. Of several ranks it is the first that raised, whose abort ends them.
+    Without a traceback: the last lines there are. Of several ranks it is one that was killed, or the first that raised:
+    its end is what ended the others.
     """
     lines = [line.rstrip() for line in tail.decode("utf-8", "replace").replace("\r", "\n").split("\n")]
     if any(_RANK.match(line) for line in lines):
@@ -80,6 +83,10 @@ def _explain_ranks(lines: list[str], code_folder: str) -> Reason:
         if match:
             name = "rank {} on {}".format(match.group(1), match.group(2))
             by_rank.setdefault(name, []).append(line[match.end() :])
+    for name, said in by_rank.items():  # the others only lost it
+        killed = next((line for line in said if line.startswith(KILLED)), None)
+        if killed:
+            return Reason("On {}: {}".format(name, killed), None)
     aborting = [name for name, said in by_rank.items() if any(_AFTER_ABORT in line for line in said)]
     raised = [name for name, said in by_rank.items() if _HEADER in (line.strip() for line in said)]
     for name in aborting + raised:

@@ -66,6 +66,15 @@ def is_stopping() -> bool:
     return _forwarder.stopping
 
 
+def signal_text(number: int) -> str:
+    """A signal's name and number, as AWS's toolkit writes them."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = "a signal"
+    return "{} (signal {})".format(name, number)
+
+
 def run(
     command: list[str],
     folder: str,

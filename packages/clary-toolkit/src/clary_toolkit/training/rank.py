@@ -8,6 +8,7 @@ mpirun's own tags (`--tag-output`) go to the wrong rank where a program writes a
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from clary_toolkit.training import process
@@ -16,6 +17,9 @@ from clary_toolkit.training.errors import StoppedBeforeStart
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+KILLED = "The script of this rank was killed by "
 
 
 def main(hosts: str, each: str, command: list[str]) -> int:
@@ -28,7 +32,12 @@ def main(hosts: str, each: str, command: list[str]) -> int:
         outcome = process.run(command, os.getcwd(), os.environ, rewrite=prefixed(rank, host))
     except StoppedBeforeStart:
         return 143
-    return outcome.exit_code if outcome.exit_code >= 0 else 128 - outcome.exit_code
+    if outcome.exit_code >= 0:
+        return outcome.exit_code
+    if -outcome.exit_code != signal.SIGTERM:  # which mpirun sends to all when one has ended the job
+        line = "{}{}\n".format(KILLED, process.signal_text(-outcome.exit_code)).encode()
+        os.write(2, prefixed(rank, host)(line, 2))
+    return 128 - outcome.exit_code
 
 
 def prefixed(rank: int, host: str) -> Callable[[bytes, int], bytes]:

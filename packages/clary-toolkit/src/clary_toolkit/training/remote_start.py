@@ -135,10 +135,11 @@ class Held:
             connection.close()
 
 
-def run_there(host: str, command: str, environ: Mapping[str, str]) -> int:
+def run_there(host: str, command: str, environ: Mapping[str, str], patience_seconds: float = 30.0) -> int:
     """Run a shell command on another host of the job; its exit code. Its output is that host's."""
     port = json.loads(environ[PORT_VARIABLE])[host]
-    with _call(host, port, {"token": environ[TOKEN_VARIABLE], "run": command}, 30.0) as connection:
+    request: dict[str, object] = {"token": environ[TOKEN_VARIABLE], "run": command}
+    with _call(host, port, request, patience_seconds) as connection:
         with connection.makefile("rb") as lines:
             return int(_read(lines).get("exit", 255))
 

@@ -7,7 +7,7 @@ runner in `_DISTRIBUTED`.
 
 from __future__ import annotations
 
-from clary_toolkit.training import entry_point, process
+from clary_toolkit.training import distribution_settings, entry_point, process
 from clary_toolkit.training.errors import ClientError, ExecuteUserScriptError
 
 TYPE_CHECKING = False
@@ -61,6 +61,7 @@ def select(environment: TrainingEnvironment) -> Runner:
             continue
         if switch == "sagemaker_parameter_server_enabled" and len(environment.hosts) == 1:
             continue  # AWS starts no parameter server on a single host either
+        distribution_settings.check(environment)
         runner = _DISTRIBUTED.get(switch)
         if runner is None:
             raise ClientError(
@@ -108,13 +109,7 @@ def _extra(exit_code: int) -> str | None:
         return "OutOfMemory: Process killed by SIGKILL (signal 9)"
     if exit_code >= 0:
         return None
-    import signal
-
-    try:
-        name = signal.Signals(-exit_code).name
-    except ValueError:
-        name = "a signal"
-    return "Process killed by {} (signal {})".format(name, -exit_code)
+    return "Process killed by {}".format(process.signal_text(-exit_code))
 
 
 _SWITCHES = {

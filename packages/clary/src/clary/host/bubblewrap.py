@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clary.host import image_layer, processes
+from clary.host import image_layer, processes, remote_shell
 from clary.host.sandbox import (
     SOCKET_NAME,
     SOCKET_VARIABLE,
@@ -157,6 +157,9 @@ def arguments(plan: Plan) -> list[str]:
     options += ["--ro-bind-try", "/sys", "/sys", *_etc(plan)]
     options += ["--bind", str(folder.temporary), "/tmp", "--dir", "/var/tmp", "--dir", "/run", "--dir", "/mnt"]
     options += ["--bind", str(folder.home), _HOME, "--bind", str(folder.opt_ml), "/opt/ml"]
+    if plan.system_programs is not None:
+        options += ["--ro-bind", str(remote_shell.FOLDER), remote_shell.MACHINES_OWN]
+        options += ["--ro-bind", str(plan.system_programs), os.path.realpath(remote_shell.FOLDER)]
     for path, shown in plan.read_only.items():
         options += ["--ro-bind", str(shown), path]
     if plan.sockets is not None:

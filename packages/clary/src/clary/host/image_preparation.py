@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,17 @@ def prepare(spec: HostSpec, progress: Callable[[str], None]) -> BuiltImage | Own
     Raises:
         ImageUnavailable: it cannot be had.
     """
+    from clary.images import horovod
+    from clary.images.build import BuiltImage
     from clary.images.catalog import resolve
 
-    return _prepare(spec.image, spec.images_home, progress, resolve)
+    prepared = _prepare(spec.image, spec.images_home, progress, resolve)
+    if isinstance(prepared, BuiltImage) and spec.hyperparameters.get("sagemaker_mpi_enabled") == "true":
+        recipe = resolve(spec.image)
+        if horovod.fits(recipe):
+            notices = horovod.ensure(recipe, prepared.root, progress)
+            return dataclasses.replace(prepared, notices=prepared.notices + notices)
+    return prepared
 
 
 def prepare_to_serve(image: str, images_home: str, progress: Callable[[str], None]) -> BuiltImage | OwnImage:

@@ -50,6 +50,11 @@ class HostFolder:
         return self.root / "layer"
 
     @property
+    def system_programs(self) -> Path:
+        """What the job sees as /usr/sbin where that is not the machine's."""
+        return self.root / "sbin"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints whose place is outside /opt/ml."""
         return self.root / "checkpoints"

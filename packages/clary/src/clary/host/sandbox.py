@@ -74,6 +74,7 @@ class Plan:
 
     `hosts` are the names and addresses that the job is to resolve; `network_namespace` is the path of one to join;
     `read_only` are folders that it sees at the paths which are the keys, where there is a sandbox;
+    `system_programs` is what it sees as /usr/sbin, where that is not the machine's own;
     `sockets` is the folder in which a server is to make its Unix socket, named to it by `CLARY_SERVE_SOCKET`.
     """
 
@@ -85,6 +86,7 @@ class Plan:
     network_namespace: str | None = None
     resolv_conf: Path = Path("/etc/resolv.conf")
     sockets: Path | None = None
+    system_programs: Path | None = None
     read_only: dict[str, Path] = field(default_factory=dict[str, Path])
 
     @property

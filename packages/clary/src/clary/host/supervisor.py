@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from clary.host import containers, layout, limits, network, processes, sandbox
+from clary.host import containers, layout, limits, network, processes, remote_shell, sandbox
 from clary.host.command_run import CommandRun
 from clary.host.control import Control, Task
 from clary.host.layout import HostFolder
@@ -141,6 +141,7 @@ def _live(
         hosts=ready.network.hosts,
         network_namespace=ready.network.namespace,
         resolv_conf=ready.network.resolv_conf,
+        system_programs=remote_shell.make(folder.system_programs) if remote_shell.is_needed(spec) else None,
     )
     send_the_rest = transfers.follow(spec, folder, reporter.notice)
     run = CommandRun(plan, chosen, control, reporter, spec.metric_definitions)

@@ -1,0 +1,5 @@
+"""horovod.tensorflow.mpi_ops (collectives and ranks), carried out by clary_parallel."""
+
+from __future__ import annotations
+
+from clary_parallel.surfaces.horovod import *  # noqa: F403  # pyright: ignore[reportWildcardImportFromLibrary]

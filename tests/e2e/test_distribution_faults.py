@@ -1,0 +1,29 @@
+"""What happens to a job of several ranks when one of them dies, and when the job is stopped: on two hosts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_a_rank_killed_in_mid_fit_ends_the_job_and_is_named(server: Server, sdk_v2: Path) -> None:
+    said = server.run(sdk_v2, "v2_faulty_ranks.py", "kill")
+    assert "STATUS Failed" in said
+    reason = said.split("REASON", 1)[1]
+    assert "On rank 1 on algo-2" in reason
+    assert "SIGKILL" in reason
+
+
+@pytest.mark.xfail(reason="ranks of the first host get SIGTERM; those of the other hosts are killed without it")
+def test_a_stop_reaches_every_rank(server: Server, sdk_v2: Path) -> None:
+    said = server.run(sdk_v2, "v2_faulty_ranks.py", "stop")
+    assert "stopped-0 rank 0 on algo-1" in said
+    assert "stopped-1 rank 1 on algo-2" in said
+    assert "STATUS Stopped" in said

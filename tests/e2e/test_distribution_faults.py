@@ -21,7 +21,6 @@ def test_a_rank_killed_in_mid_fit_ends_the_job_and_is_named(server: Server, sdk_
     assert "SIGKILL" in reason
 
 
-@pytest.mark.xfail(reason="ranks of the first host get SIGTERM; those of the other hosts are killed without it")
 def test_a_stop_reaches_every_rank(server: Server, sdk_v2: Path) -> None:
     said = server.run(sdk_v2, "v2_faulty_ranks.py", "stop")
     assert "stopped-0 rank 0 on algo-1" in said

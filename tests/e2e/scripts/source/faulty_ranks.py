@@ -3,10 +3,13 @@
 import argparse
 import os
 import signal
+import threading
 
-import clary_parallel
-import keras
-import numpy as np
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in every thread that is still to come
+
+import clary_parallel  # noqa: E402
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--fault")
@@ -16,14 +19,16 @@ clary_parallel.init()
 me = "rank %d on %s" % (clary_parallel.rank(), os.uname().nodename)
 
 
-def told(number, frame):
-    # mpirun reads no more of what ranks print once it was told to stop.
+def await_stop():
+    # A thread hears of it even while the main one waits for a rank that has ended already.
+    signal.sigwait([signal.SIGTERM])
+    # mpirun reads no more of what ranks print once one of them has ended.
     with open(os.path.join(os.environ["SM_MODEL_DIR"], "stopped-%d" % clary_parallel.rank()), "w") as file:
         file.write(me)
     os._exit(143)
 
 
-signal.signal(signal.SIGTERM, told)
+threading.Thread(target=await_stop, daemon=True).start()
 
 
 class Fault(keras.callbacks.Callback):

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 
-from clary_toolkit.training import entry_point, log, remote_start
+from clary_toolkit.training import entry_point, log, process, remote_start
 from clary_toolkit.training.cluster_ports import port_of
 from clary_toolkit.training.errors import ClientError
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _PORT = 7890
 _AGENT = "clary_toolkit.training.remote_start"
-_RANK = "clary_toolkit.training.rank"
 # Options of mpirun that Open MPI 4 took with one dash, and 5 takes with two only.
 _ONE_DASH = re.compile(r"-(?!mca$|np$|x$|n$|H$|h$|v$|V$|-)[a-z][a-z-]+$")
 _FROM_OURS = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
@@ -62,6 +61,7 @@ def run(launch: Launch, run_command: Callable[[Launch], None]) -> None:
     held = remote_start.Held(ports, token)
     try:
         log.info("Starting mpirun on {} hosts".format(len(hosts)))
+        process.forward_to_ranks()
         command = mpirun_command(launch)
         variables = {**_switches(environment), remote_start.PORT_VARIABLE: json.dumps(ports)}
         run_command(launch.with_command(command, variables))
@@ -90,7 +90,7 @@ def mpirun_command(launch: Launch) -> list[str]:
     command += _custom_options(environment)
     for name in sorted(_exported(launch.variables) | set(_switches(environment))):
         command += ["-x", name]
-    rank = [sys.executable, "-m", _RANK, ",".join(hosts), str(each)]
+    rank = [sys.executable, "-m", process.RANK_MODULE, ",".join(hosts), str(each)]
     return command + rank + under_mpi4py(launch.command, launch.kind)
 
 

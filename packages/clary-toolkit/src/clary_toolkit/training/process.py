@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import FrameType
 
+RANK_MODULE = "clary_toolkit.training.rank"
+"""What every rank of MPI is started as."""
+
+_HOST_ID = "CLARY_HOST_ID"
 _TAIL_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 
@@ -37,6 +41,7 @@ class _Forwarder:
     def __init__(self) -> None:
         self.child: subprocess.Popen[bytes] | None = None
         self.with_descendants = False
+        self.to_ranks = False
         self.stopping = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -45,6 +50,8 @@ class _Forwarder:
             self.deliver(self.child)
 
     def deliver(self, child: subprocess.Popen[bytes]) -> None:
+        if self.to_ranks and terminate_ranks():
+            return
         # A shell waits for its foreground command and passes nothing on to it, so both are told.
         targets = [child.pid] + (_descendants(child.pid) if self.with_descendants else [])
         for pid in targets:
@@ -59,6 +66,34 @@ def forward_termination() -> None:
     """Send SIGTERM on to whatever command `run` is running, from now on; SIGINT reaches it by the terminal itself."""
     signal.signal(signal.SIGTERM, _forwarder)
     signal.signal(signal.SIGINT, lambda number, frame: None)
+
+
+def forward_to_ranks() -> None:
+    """Send SIGTERM on to this host's ranks of MPI themselves: mpirun would kill them a second later."""
+    _forwarder.to_ranks = True
+
+
+def terminate_ranks() -> bool:
+    """Send SIGTERM to the ranks of MPI that run on this host; whether there is any."""
+    found = False
+    own = os.environ.get(_HOST_ID, "").encode()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open("/proc/{}/cmdline".format(entry), "rb") as file:
+                words = file.read().split(b"\0")
+            if words[1:3] != [b"-m", RANK_MODULE.encode()]:
+                continue
+            with open("/proc/{}/environ".format(entry), "rb") as file:
+                variables = file.read().split(b"\0")
+            if own and _HOST_ID.encode() + b"=" + own not in variables:
+                continue  # another job's: there is no sandbox between us
+            os.kill(int(entry), signal.SIGTERM)
+            found = True
+        except OSError:
+            continue  # it has just ended
+    return found
 
 
 def is_stopping() -> bool:

@@ -63,12 +63,16 @@ class Listener:
     def wait(self, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         """Return when the first host has done.
 
-        Raises ClientError when it never came or went away before it had done, StoppedBeforeStart on SIGTERM before it
-        came. A SIGTERM later is the first host's to handle: it has one too, and ends what runs here.
+        A SIGTERM goes to the ranks that run here; the first host has one too, and waits for them all to end.
+
+        Raises ClientError when the first host never came or went away before it had done, StoppedBeforeStart on SIGTERM
+        before it came.
         """
         deadline = time.monotonic() + patience_seconds
+        told = False
         while not self._ended.wait(0.2):
             if self._greeted.is_set():
+                told = told or (process.is_stopping() and process.terminate_ranks())
                 continue
             if process.is_stopping():
                 raise StoppedBeforeStart("The job was stopped (SIGTERM) before the first host had started its script.")

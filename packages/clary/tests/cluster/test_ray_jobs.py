@@ -252,7 +252,9 @@ def test_the_job_of_a_node_that_is_lost_fails_and_says_so(
     job = server.ended("lost")
     assert job["TrainingJobStatus"] == "Failed"
     assert job["FailureReason"].startswith("InternalServerError: ")
-    assert f"({node[:8]}) left the cluster" in job["FailureReason"]
+    # Whichever Ray notices first, the end of the node or of what ran there.
+    told = job["FailureReason"]
+    assert f"({node[:8]}) left the cluster" in told or "its actor on the Ray node" in told
     wait_for(lambda: not _processes_of("lost-1-"))
 
 

@@ -92,6 +92,8 @@ class _Link:
     """
 
     def __init__(self, address: str, owner: str, version: str, room_seconds: float, command: list[str] | None) -> None:
+        # Started by `uv run`, Ray would have its workers run in a copy of this folder, by uv.
+        os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
         import ray
 
         self._ray: Any = ray

@@ -219,11 +219,7 @@ def broadcast_variables(variables: Any, root_rank: int, process_set: Any = None,
     """Give every rank the root's values of some variables; inside tf.function when the graph runs."""
     _only_all_ranks(process_set)
     known: Any = variables() if callable(variables) else variables
-    if tf.executing_eagerly():
-        _broadcast_variables(known, _root(root_rank))
-        return
-    for number, variable in enumerate(known):
-        variable.assign(graph.broadcast(tf.convert_to_tensor(variable), _root(root_rank), f"variable {number}"))
+    _broadcast_variables(known, _root(root_rank))
 
 
 def broadcast_object(

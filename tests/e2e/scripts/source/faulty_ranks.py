@@ -5,15 +5,15 @@ import os
 import signal
 import threading
 
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in every thread that is still to come
+parser = argparse.ArgumentParser()
+parser.add_argument("--fault")
+fault = parser.parse_known_args()[0].fault
+if fault == "stop":
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in every thread that is still to come
 
 import clary_parallel  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--fault")
-fault = parser.parse_known_args()[0].fault
 
 clary_parallel.init()
 me = "rank %d on %s" % (clary_parallel.rank(), os.uname().nodename)
@@ -28,7 +28,8 @@ def await_stop():
     os._exit(143)
 
 
-threading.Thread(target=await_stop, daemon=True).start()
+if fault == "stop":
+    threading.Thread(target=await_stop, daemon=True).start()
 
 
 class Fault(keras.callbacks.Callback):

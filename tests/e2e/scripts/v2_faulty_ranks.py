@@ -27,7 +27,10 @@ logs, jobs = boto3.client("logs"), boto3.client("sagemaker")
 
 
 def lines():
-    streams = logs.describe_log_streams(logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=name + "/")
+    try:
+        streams = logs.describe_log_streams(logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=name + "/")
+    except logs.exceptions.ResourceNotFoundException:
+        return  # no job has logged anything yet
     for stream in streams["logStreams"]:
         events = logs.get_log_events(
             logGroupName="/aws/sagemaker/TrainingJobs", logStreamName=stream["logStreamName"], startFromHead=True

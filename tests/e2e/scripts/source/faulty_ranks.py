@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import threading
+import time
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--fault")
@@ -25,6 +26,7 @@ def await_stop():
     # mpirun reads no more of what ranks print once one of them has ended.
     with open(os.path.join(os.environ["SM_MODEL_DIR"], "stopped-%d" % clary_parallel.rank()), "w") as file:
         file.write(me)
+    time.sleep(3)  # as long as saving takes: the end of one rank is the end of all
     os._exit(143)
 
 

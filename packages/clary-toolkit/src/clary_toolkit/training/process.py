@@ -75,7 +75,16 @@ def forward_to_ranks() -> None:
 
 def terminate_ranks() -> bool:
     """Send SIGTERM to the ranks of MPI that run on this host; whether there is any."""
-    found = False
+    found = ranks_here()
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    return bool(found)
+
+
+def ranks_here() -> list[int]:
+    """The processes of this host's ranks of MPI."""
+    found: list[int] = []
     own = os.environ.get(_HOST_ID, "").encode()
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -87,12 +96,11 @@ def terminate_ranks() -> bool:
                 continue
             with open("/proc/{}/environ".format(entry), "rb") as file:
                 variables = file.read().split(b"\0")
-            if own and _HOST_ID.encode() + b"=" + own not in variables:
-                continue  # another job's: there is no sandbox between us
-            os.kill(int(entry), signal.SIGTERM)
-            found = True
         except OSError:
             continue  # it has just ended
+        # Without a sandbox between us, another job's ranks are seen too.
+        if not own or _HOST_ID.encode() + b"=" + own in variables:
+            found.append(int(entry))
     return found
 
 

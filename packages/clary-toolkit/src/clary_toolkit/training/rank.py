@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 from clary_toolkit.training import process
 from clary_toolkit.training.errors import StoppedBeforeStart
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_HEARD_SECONDS = 1.0  # mpirun hears no rank any more once it knows that one has failed
 KILLED = "The script of this rank was killed by "
 
 
@@ -37,6 +39,7 @@ def main(hosts: str, each: str, command: list[str]) -> int:
     if -outcome.exit_code != signal.SIGTERM:  # which mpirun sends to all when one has ended the job
         line = "{}{}\n".format(KILLED, process.signal_text(-outcome.exit_code)).encode()
         os.write(2, prefixed(rank, host)(line, 2))
+        time.sleep(_HEARD_SECONDS)
     return 128 - outcome.exit_code
 
 

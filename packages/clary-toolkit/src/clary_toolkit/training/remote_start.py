@@ -33,6 +33,8 @@ TOKEN_VARIABLE = "CLARY_LAUNCH_TOKEN"
 
 _PATIENCE_SECONDS = 3600.0  # as AWS's master waits for its workers
 _LONGEST_REQUEST = 1 << 20
+# Which ranks have to end after SIGTERM. 120 s after a stop the platform kills what is left.
+_STOPPED_SECONDS, _FAILED_SECONDS = 110.0, 10.0
 
 
 class Listener:
@@ -79,6 +81,7 @@ class Listener:
             if time.monotonic() > deadline:
                 raise ClientError("The job's first host did not call this one within {:.0f} s".format(patience_seconds))
         self._socket.close()
+        _let_ranks_end()
         if self._lost:
             raise ClientError("The job's first host went away before its script had ended.")
 
@@ -114,6 +117,17 @@ class Listener:
 
         threading.Thread(target=end_with_the_caller, daemon=True).start()
         return child.wait()
+
+
+def _let_ranks_end() -> None:
+    """Tell this host's ranks, where any is left, and give them time to end: with this process all others here end."""
+    began = time.monotonic()
+    if not process.terminate_ranks():
+        return
+    while process.ranks_here():
+        if time.monotonic() - began > (_STOPPED_SECONDS if process.is_stopping() else _FAILED_SECONDS):
+            return
+        time.sleep(0.05)
 
 
 class Held:

@@ -10,6 +10,8 @@ ParallelError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class ParallelError(RuntimeError):
     """Base of the errors of this package."""
@@ -33,3 +35,18 @@ class NonFiniteGradient(ParallelError):
 
 class NotOffered(ParallelError):
     """A call that an import-compatible module does not offer; the message names the alternative."""
+
+
+def no_such_name(module: str, name: str, alternatives: Mapping[str, str], page: str = "") -> Exception:
+    """The error for a name that a compatible module does not have.
+
+    Args:
+        module: The module's name.
+        name: What was looked for.
+        alternatives: Sentences about names of the original that are not offered.
+        page: The page of docs/reference that lists what is.
+    """
+    if name in alternatives:
+        return NotOffered(f"{module}.{name} is not offered by Clary: {alternatives[name]}")
+    listed = f"; docs/reference/{page} lists all." if page else ""
+    return AttributeError(f"module {module!r} (Clary's) has no attribute {name!r}{listed}")

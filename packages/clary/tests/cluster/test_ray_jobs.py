@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import urllib.request
 from collections.abc import Generator
 from pathlib import Path
@@ -22,8 +20,10 @@ import pytest
 import ray_machines
 from ray_machines import RayMachines, wait_for
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from clary.cluster.ray import RayCluster
 from clary.settings import Settings
+from seen_jobs import Jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -50,8 +50,10 @@ open("/opt/ml/model/" + host, "w").write("x")
 """
 
 
-class Server:
+class Server(Jobs):
     """A server on the machines' Ray that may be killed and started again, and jobs that are Python programs."""
+
+    patience = 60.0
 
     def __init__(self, home: Path, machines: RayMachines) -> None:
         self.home = home
@@ -127,38 +129,9 @@ class Server:
         self.sagemaker.create_training_job(**{**request, **members})
         return name
 
-    def describe(self, name: str) -> dict[str, Any]:
-        return self.sagemaker.describe_training_job(TrainingJobName=name)
-
-    def ended(self, name: str) -> dict[str, Any]:
-        def look() -> dict[str, Any] | None:
-            job = self.describe(name)
-            return job if job["TrainingJobStatus"] in ("Completed", "Failed", "Stopped") else None
-
-        return wait_for(look)
-
     def stop(self, name: str) -> None:
         self.sagemaker.stop_training_job(TrainingJobName=name)
         assert self.ended(name)["TrainingJobStatus"] == "Stopped"
-
-    def messages(self, name: str) -> list[str]:
-        group = "/aws/sagemaker/TrainingJobs"
-        try:
-            streams = self.logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{name}/")["logStreams"]
-        except self.logs.exceptions.ResourceNotFoundException:
-            return []
-        return [
-            event["message"]
-            for stream in streams
-            for event in self.logs.get_log_events(
-                logGroupName=group, logStreamName=stream["logStreamName"], startFromHead=True
-            )["events"]
-        ]
-
-    def model_files(self, job: dict[str, Any]) -> list[str]:
-        bucket, _, key = job["ModelArtifacts"]["S3ModelArtifacts"].removeprefix("s3://").partition("/")
-        content = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-        return sorted(Path(name).name for name in tarfile.open(fileobj=io.BytesIO(content)).getnames() if name != ".")
 
     def node_of(self, name: str) -> str | None:
         """The Ray node that a job's host is on."""

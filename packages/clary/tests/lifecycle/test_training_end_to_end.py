@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
 import subprocess
 import sys
-import tarfile
-import time
 import urllib.request
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from seen_jobs import Jobs, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -24,15 +24,7 @@ SAVE = "import json; me=json.load(open('/opt/ml/input/config/resourceconfig.json
 WAIT = "import time; print('begun', flush=True); time.sleep(100)"
 
 
-def wait_for(look: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, "the condition did not come about in time"
-        time.sleep(0.02)
-    return found
-
-
-class Platform:
+class Platform(Jobs):
     """A server of the test's own, and jobs that are Python one-liners."""
 
     def __init__(self, home: Path) -> None:
@@ -82,37 +74,8 @@ class Platform:
         self.sagemaker.create_training_job(**{**request, **members})
         return name
 
-    def describe(self, name: str) -> dict[str, Any]:
-        return self.sagemaker.describe_training_job(TrainingJobName=name)
-
-    def ended(self, name: str) -> dict[str, Any]:
-        def look() -> dict[str, Any] | None:
-            job = self.describe(name)
-            return job if job["TrainingJobStatus"] in ("Completed", "Failed", "Stopped") else None
-
-        return wait_for(look)
-
     def statuses(self, name: str) -> list[str]:
         return [transition["Status"] for transition in self.describe(name)["SecondaryStatusTransitions"]]
-
-    def messages(self, name: str) -> list[str]:
-        group = "/aws/sagemaker/TrainingJobs"
-        try:
-            streams = self.logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{name}/")["logStreams"]
-        except self.logs.exceptions.ResourceNotFoundException:
-            return []
-        return [
-            event["message"]
-            for stream in streams
-            for event in self.logs.get_log_events(
-                logGroupName=group, logStreamName=stream["logStreamName"], startFromHead=True
-            )["events"]
-        ]
-
-    def model_files(self, job: dict[str, Any]) -> list[str]:
-        bucket, _, key = job["ModelArtifacts"]["S3ModelArtifacts"].removeprefix("s3://").partition("/")
-        content = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-        return sorted(Path(name).name for name in tarfile.open(fileobj=io.BytesIO(content)).getnames() if name != ".")
 
 
 @pytest.fixture(scope="module")

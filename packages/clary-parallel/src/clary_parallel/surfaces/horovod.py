@@ -20,7 +20,7 @@ from clary_parallel.data.sync_batch_norm import SyncBatchNormalization
 from clary_parallel.data.variables import broadcast_variables as _broadcast_variables
 from clary_parallel.data.world import init as _init
 from clary_parallel.data.world import is_initialized, local_rank, local_size, rank, shutdown, size
-from clary_parallel.errors import NotOffered
+from clary_parallel.errors import NotOffered, no_such_name
 from clary_parallel.frameworks import tf
 from clary_parallel.older_pythons import pairwise
 from clary_parallel.surfaces.keras_habits import accept_older_scripts
@@ -55,11 +55,7 @@ NOT_OFFERED = {
 
 def not_offered(module: str, name: str) -> Exception:
     """The error for a name that a compatible module does not have."""
-    if name in NOT_OFFERED:
-        return NotOffered(f"{module}.{name} is not offered by Clary: {NOT_OFFERED[name]}")
-    return AttributeError(
-        f"module {module!r} (Clary's) has no attribute {name!r}; docs/reference/horovod.md lists all."
-    )
+    return no_such_name(module, name, NOT_OFFERED, "horovod.md")
 
 
 def init(comm: Any = None, process_sets: Any = None) -> None:

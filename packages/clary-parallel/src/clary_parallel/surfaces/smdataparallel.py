@@ -8,7 +8,7 @@ from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.data.gradients import DistributedGradientTape as _Tape
 from clary_parallel.data.gradients import GradientReducer
 from clary_parallel.data.optimizer import distribute
-from clary_parallel.errors import NotOffered
+from clary_parallel.errors import NotOffered, no_such_name
 from clary_parallel.surfaces import horovod
 from clary_parallel.surfaces.horovod import (
     broadcast,
@@ -40,9 +40,7 @@ NOT_OFFERED = {
 
 def not_offered(module: str, name: str) -> Exception:
     """The error for a name that the compatible module does not have."""
-    if name in NOT_OFFERED:
-        return NotOffered(f"{module}.{name} is not offered by Clary: {NOT_OFFERED[name]}")
-    return AttributeError(f"module {module!r} (Clary's) has no attribute {name!r}")
+    return no_such_name(module, name, NOT_OFFERED)
 
 
 def allreduce(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clary_parallel.analyse import partition as _partition
-from clary_parallel.errors import NotOffered, ParallelError
+from clary_parallel.errors import ParallelError, no_such_name
 from clary_parallel.frameworks import tf
 from clary_parallel.modelparallel import job, keras_two
 from clary_parallel.modelparallel.checkpoints import CheckpointManager
@@ -86,11 +86,7 @@ NOT_OFFERED = {
 
 def not_offered(module: str, name: str) -> Exception:
     """The error for a name that the compatible module does not have."""
-    if name in NOT_OFFERED:
-        return NotOffered(f"{module}.{name} is not offered by Clary: {NOT_OFFERED[name]}")
-    return AttributeError(
-        f"module {module!r} (Clary's) has no attribute {name!r}; docs/reference/smmodelparallel.md lists all."
-    )
+    return no_such_name(module, name, NOT_OFFERED, "smmodelparallel.md")
 
 
 def init(config: Mapping[str, Any] | None = None) -> None:

@@ -81,7 +81,7 @@ class Listener:
             if time.monotonic() > deadline:
                 raise ClientError("The job's first host did not call this one within {:.0f} s".format(patience_seconds))
         self._socket.close()
-        _let_ranks_end()
+        _let_ranks_end(told)
         if self._lost:
             raise ClientError("The job's first host went away before its script had ended.")
 
@@ -119,10 +119,10 @@ class Listener:
         return child.wait()
 
 
-def _let_ranks_end() -> None:
-    """Tell this host's ranks, where any is left, and give them time to end: with this process all others here end."""
+def _let_ranks_end(told: bool) -> None:
+    """Give this host's ranks, told once, time to end: with this process all others here end."""
     began = time.monotonic()
-    if not process.terminate_ranks():
+    if not told and not process.terminate_ranks():
         return
     while process.ranks_here():
         if time.monotonic() - began > (_STOPPED_SECONDS if process.is_stopping() else _FAILED_SECONDS):

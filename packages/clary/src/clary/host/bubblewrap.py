@@ -30,6 +30,7 @@ from clary.host.sandbox import (
     command,
     environment,
     passed_on,
+    start_with_output,
 )
 
 if TYPE_CHECKING:
@@ -87,7 +88,6 @@ class Bubblewrap(Sandbox):
         """Start the command; raises `SandboxError` when it does not exist."""
         argv = command(plan.spec, plan.built)
         check_command(argv, plan)
-        output, write_output = os.pipe()
         status, write_status = os.pipe()
         program = shutil.which("bwrap") or "bwrap"
         line = [program, "--json-status-fd", str(write_status), *arguments(plan), "--", *argv]
@@ -97,17 +97,8 @@ class Bubblewrap(Sandbox):
         if plan.sockets is not None:
             variables[SOCKET_VARIABLE] = f"{SOCKETS_INSIDE}/{SOCKET_NAME}"
         try:
-            process = subprocess.Popen(
-                plan.group.entering(line),
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=write_output,
-                stderr=subprocess.STDOUT,
-                pass_fds=(write_status,),
-                start_new_session=True,
-            )
+            process, output = start_with_output(plan.group.entering(line), env=variables, pass_fds=(write_status,))
         finally:
-            os.close(write_output)
             os.close(write_status)
         return Running(process, output, sandboxed=True, status=status)
 

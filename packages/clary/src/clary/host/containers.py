@@ -23,7 +23,7 @@ from clary.host import container_link, processes
 from clary.host.container_memory import Accounts
 from clary.host.container_options import PORT, client_environment, options
 from clary.host.network import loopback_ports
-from clary.host.sandbox import SOCKET_NAME, Plan, Running, Sandbox, SandboxError, passed_on
+from clary.host.sandbox import SOCKET_NAME, Plan, Running, Sandbox, SandboxError, passed_on, start_with_output
 from clary.images.engine import Engine, EngineError
 from clary.images.own import OwnImage
 
@@ -138,17 +138,7 @@ class Container(Sandbox):
         return running
 
     def _attach(self, engine: Engine) -> Running:
-        output, write_output = os.pipe()
-        try:
-            process = subprocess.Popen(
-                engine.command("start", "--attach", self._name),
-                stdin=subprocess.DEVNULL,
-                stdout=write_output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        finally:
-            os.close(write_output)
+        process, output = start_with_output(engine.command("start", "--attach", self._name))
         return Running(process, output, sandboxed=True)
 
     def _link(self, plan: Plan, engine: Engine, main: int) -> list[str]:

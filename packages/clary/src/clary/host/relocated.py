@@ -7,9 +7,7 @@ Nothing is isolated. The job runs as the person who started Clary, and only prog
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
-import subprocess
 from typing import TYPE_CHECKING
 
 from clary.host import image_layer, layout, processes
@@ -22,6 +20,7 @@ from clary.host.sandbox import (
     check_command,
     command,
     environment,
+    start_with_output,
 )
 
 if TYPE_CHECKING:
@@ -67,19 +66,8 @@ class Relocated(Sandbox):
         }
         if plan.sockets is not None:
             variables[SOCKET_VARIABLE] = str(plan.sockets / SOCKET_NAME)
-        output, write_output = os.pipe()
-        try:
-            process = subprocess.Popen(
-                plan.group.entering([*_DIE_WITH_PARENT, *argv]),
-                env=variables,
-                cwd=plan.folder.opt_ml,
-                stdin=subprocess.DEVNULL,
-                stdout=write_output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        finally:
-            os.close(write_output)
+        command_line = plan.group.entering([*_DIE_WITH_PARENT, *argv])
+        process, output = start_with_output(command_line, env=variables, cwd=plan.folder.opt_ml)
         return Running(process, output, sandboxed=False)
 
     def main_process(self, running: Running) -> int | None:

@@ -122,6 +122,37 @@ class Running:
         return self.root or self.process.pid
 
 
+def start_with_output(
+    command: Sequence[str],
+    *,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    pass_fds: tuple[int, ...] = (),
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a command in a session of its own, with no input; its process and the reading end of its output.
+
+    The arguments are those of `subprocess.Popen`.
+    """
+    output, write_output = os.pipe()
+    try:
+        process = subprocess.Popen(
+            command,
+            env=env,
+            cwd=cwd,
+            pass_fds=pass_fds,
+            stdin=subprocess.DEVNULL,
+            stdout=write_output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(output)
+        raise
+    finally:
+        os.close(write_output)
+    return process, output
+
+
 class Sandbox(Protocol):
     """Starts one job's command.
 

@@ -5,7 +5,8 @@
  * RATE 0: each connection asks again as soon as it is answered (a closed loop, as wrk does).
  * RATE > 0: a request is due every 1/RATE seconds, whatever the answers do (an open loop, which wrk cannot do). It goes
  * out on a free connection; its time counts from when it was due. When all connections wait, the request is dropped and
- * counted: the offered load stays what was asked for, and the server sees CONNECTIONS requests at once at most.
+ * counted: the offered load stays what was asked for, and the server sees CONNECTIONS requests at once at most. What is
+ * due is looked for every half millisecond, as the client shares the processors with the server.
  *
  * Connections are kept alive, and opened again where the server closes them. Only answers with status 200 count as good.
  */
@@ -24,10 +25,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HEAD = 1 << 16 };
+enum { HEAD = 1 << 14 };
+#define PACE 0.0005 /* seconds */
 
 typedef struct {
     int fd, busy, status, closing;
+    int writing;         /* the socket took a part of the request only: told when it takes more */
     size_t sent, held;   /* bytes of the request that went out; bytes of the answer's head in `head` */
     long long left;      /* bytes of the answer's body still to come; -1: the head is not complete yet */
     double began;
@@ -38,8 +41,8 @@ static struct sockaddr_in server;
 static char *request;
 static size_t request_size;
 static int poller;
-static Connection *connections;
-static int count;
+static Connection *connections, **idle; /* `idle`: a stack of those that wait for no answer */
+static int count, idles;
 static double *good;
 static size_t goods, room, refused, failed, dropped, first_status;
 
@@ -66,12 +69,18 @@ static void dial(Connection *c) {
     if (connect(c->fd, (struct sockaddr *)&server, sizeof server) < 0) die("connect");
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     fcntl(c->fd, F_SETFL, fcntl(c->fd, F_GETFL) | O_NONBLOCK);
-    c->busy = 0;
+    c->writing = 0;
     watch(c, EPOLL_CTL_ADD, EPOLLIN);
+}
+
+static void set_free(Connection *c) {
+    if (c->busy) idle[idles++] = c;
+    c->busy = 0;
 }
 
 static void redial(Connection *c) {
     close(c->fd);
+    set_free(c);
     dial(c);
 }
 
@@ -81,18 +90,21 @@ static int push(Connection *c) {
         ssize_t n = send(c->fd, request + c->sent, request_size - c->sent, MSG_NOSIGNAL);
         if (n < 0) {
             if (errno == EAGAIN) {
-                watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+                if (!c->writing) watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+                c->writing = 1;
                 return 1;
             }
             return 0;
         }
         c->sent += (size_t)n;
     }
-    watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    if (c->writing) watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    c->writing = 0;
     return 1;
 }
 
-static void ask(Connection *c, double due) {
+static void ask(double due) {
+    Connection *c = idle[--idles];
     c->busy = 1;
     c->closing = c->status = 0;
     c->sent = c->held = 0;
@@ -105,7 +117,7 @@ static void ask(Connection *c, double due) {
 }
 
 static void done(Connection *c, double at) {
-    c->busy = 0;
+    set_free(c);
     if (c->status == 200) {
         if (goods == room) {
             room = room ? 2 * room : 1 << 16;
@@ -194,25 +206,24 @@ int main(int given, char **arguments) {
     double seconds = atof(arguments[5]), rate = atof(arguments[6]);
     poller = epoll_create1(0);
     connections = calloc((size_t)count, sizeof *connections);
-    if (!connections) die("calloc");
-    for (int i = 0; i < count; i++) dial(&connections[i]);
+    idle = calloc((size_t)count, sizeof *idle);
+    if (!connections || !idle) die("calloc");
+    for (int i = 0; i < count; i++) dial(&connections[i]), idle[idles++] = &connections[i];
 
     double began = now(), end = began + seconds, due = began;
-    if (rate <= 0)
-        for (int i = 0; i < count; i++) ask(&connections[i], began);
     struct epoll_event events[256];
-    int turn = 0;
+    while (rate <= 0 && idles) ask(began);
     for (double at = now(); at < end; at = now()) {
-        for (; rate > 0 && due <= at; due += 1 / rate) {
-            int tried = 0;
-            while (tried < count && connections[turn].busy) turn = (turn + 1) % count, tried++;
-            if (tried == count) dropped++;
-            else ask(&connections[turn], due);
-        }
-        double wait = (rate > 0 && due < end ? due : end) - at;
+        for (; rate > 0 && due <= at; due += 1 / rate)
+            if (idles) ask(due);
+            else dropped++;
+        double until = rate > 0 && idles ? (due > at + PACE ? due : at + PACE) : end;
+        double wait = (until < end ? until : end) - at;
         struct timespec nap = {(time_t)wait, (long)(1e9 * (wait - (double)(time_t)wait))};
         int answering = epoll_pwait2(poller, events, 256, &nap, NULL);
         if (answering < 0 && errno != EINTR) die("epoll_pwait2");
+        /* What was due while all connections waited is counted now: to wake up for each would take the server's time. */
+        for (at = now(); rate > 0 && !idles && due <= at; due += 1 / rate) dropped++;
         for (int i = 0; i < answering; i++) {
             Connection *c = events[i].data.ptr;
             if (events[i].events & EPOLLOUT && c->busy && !push(c)) {
@@ -221,7 +232,7 @@ int main(int given, char **arguments) {
             } else if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
                 pull(c);
             }
-            if (rate <= 0 && !c->busy) ask(c, now());
+            while (rate <= 0 && idles) ask(now());
         }
     }
     double took = now() - began;

@@ -209,7 +209,9 @@ def test_a_full_queue_is_told_to_come_again(start):
     assert {answer.status for answer in answers} == {200, 503}
     assert refused[0].headers["Retry-After"] == "1"
     assert "The server is busy" in refused[0].error
-    assert server.invoke(ROW).status == 200
+    answer = server.invoke(ROW)
+    assert answer.status == 200
+    assert answer.headers["X-Clary-Concurrency"] == "128/2"  # can be worked on, are taken
 
 
 def test_sigterm_lets_requests_in_progress_finish(start):

@@ -11,7 +11,7 @@ import time
 NAME = sys.argv[2]
 TAKES = 2  # requests that begin with "queue", at once
 started = time.monotonic()
-queued = 0
+queued = working = 0
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,6 +76,8 @@ async def behave(writer: asyncio.StreamWriter, request: str, headers: dict[str, 
         return True
     if word.startswith("queue "):
         return await queue(writer, float(word.split()[1]))
+    if word.startswith("work "):
+        return await work(writer, float(word.split()[1]))
     if word.startswith("slow "):
         await asyncio.sleep(float(word.split()[1]))
     told = json.dumps({"name": NAME, "request": request, "headers": headers, "bytes": len(body), "word": word})
@@ -100,6 +102,18 @@ async def queue(writer: asyncio.StreamWriter, seconds: float) -> bool:
     await asyncio.sleep(seconds)
     queued -= 1
     await respond(writer, 200, json.dumps({"name": NAME}).encode())
+    return True
+
+
+async def work(writer: asyncio.StreamWriter, seconds: float) -> bool:
+    """As a server that says how much it can do at once, and tells how much it had to do."""
+    global working
+    working += 1
+    most = working
+    await asyncio.sleep(seconds)
+    working -= 1
+    told = json.dumps({"name": NAME, "at_once": most}).encode()
+    await respond(writer, 200, told, f"X-Clary-Concurrency: {TAKES}/{2 * TAKES}\r\n")
     return True
 
 

@@ -287,6 +287,69 @@ def test_requests_whose_bodies_do_not_come_take_no_room(plane: Any, client: Any,
         connection.close()
 
 
+def at_once(client: Any, endpoint: str, body: str) -> int:
+    answer = client.invoke_endpoint(EndpointName=endpoint, Body=body)
+    return json.loads(answer["Body"].read())["at_once"]
+
+
+def test_a_server_gets_no_more_than_it_can_work_on_and_the_others_wait_for_their_turn(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    plane.route("turns", variant(stand_in("a")))
+    assert ask(client, "turns", "work 0") == "a"  # its answer says that it works on two
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(at_once, client, "turns", "work 0.05") for _ in range(16)]
+        assert {each.result() for each in asking} <= {1, 2}
+
+
+def test_a_server_that_says_how_many_it_takes_need_not_refuse_the_others_itself(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    plane.route("said", variant(stand_in("a")))
+    assert ask(client, "said", "work 0") == "a"  # its answer says that it takes four
+    with ThreadPoolExecutor(4) as pool:
+        taken = [pool.submit(ask, client, "said", "work 0.5") for _ in range(4)]
+        time.sleep(0.2)
+        status, message = refused(client, "said", "work 0")
+        assert (status, message.startswith("All instances")) == (503, True)
+        assert [each.result() for each in taken] == ["a"] * 4
+
+
+def test_who_waits_for_a_turn_at_a_replica_that_is_taken_away_goes_to_another(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    first, second = stand_in("a"), stand_in("b")
+    plane.route("moved", variant(first))
+    assert ask(client, "moved", "work 0") == "a"
+    with ThreadPoolExecutor(3) as pool:
+        under_way = [pool.submit(ask, client, "moved", "work 1.5") for _ in range(2)]
+        time.sleep(0.3)
+        waiting = pool.submit(ask, client, "moved", "work 0")
+        time.sleep(0.3)
+        plane.route("moved", variant(second))
+        assert waiting.result() == "b"
+        assert not any(each.done() for each in under_way)
+        assert [each.result() for each in under_way] == ["a", "a"]
+
+
+def test_who_waits_in_vain_for_a_turn_is_told_to_try_again(
+    plane: Any, client: Any, stand_in: Any, variant: Any
+) -> None:
+    replica = stand_in("a")
+    plane.route("stuck", variant(replica, answer_seconds=0.5))
+    assert ask(client, "stuck", "work 0") == "a"
+    with ThreadPoolExecutor(2) as pool:
+        stuck = [pool.submit(ask, client, "stuck", "work 3") for _ in range(2)]
+        time.sleep(0.1)
+        plane.route("stuck", variant(replica, answer_seconds=0.2))
+        status, message = refused(client, "stuck", "work 0")
+        assert (status, message.startswith("All instances")) == (503, True)
+        for each in stuck:
+            with pytest.raises(ClientError, match="timed out"):
+                each.result()
+    assert ask(client, "stuck", "work 0") == "a"  # the turns of those that were given up are free again
+
+
 def signed_head(plane: Any, endpoint: str, length: int) -> bytes:
     """A request's head, for a body of so many bytes."""
     path = f"/endpoints/{endpoint}/invocations"

@@ -29,6 +29,8 @@ _STATUS = re.compile(r"/v1/models(?:/([^/:]+))?(?:/(?:versions/(\d+)|labels/[^/:
 # The router, which passes a container's own errors on as the model's, knows by the second header that these are none.
 _BUSY = "Retry-After: 1\r\nX-Clary-Error: ServiceUnavailable\r\n"
 _LOADING = "Retry-After: 1\r\nX-Clary-Error: Loading\r\n"
+# How many requests can be worked on, and how many are taken in all: the router keeps the others, and refuses more.
+_TERMS = "X-Clary-Concurrency: {}/{}\r\n"
 _SMALL_BODY = 16 * 1024  # bytes
 
 
@@ -43,6 +45,7 @@ class Application:
         self._code: Code | None = None
         self._multi_model: MultiModel | None = None
         self._user_workers: UserWorkers | None = None
+        self._terms = "" if settings.multi_model else _TERMS.format(settings.concurrency, settings.queue)
         self._in_progress = 0
         self._lock = threading.Lock()
 
@@ -185,7 +188,7 @@ class Application:
                 pending.clear()
                 self._in_progress -= 1
             if answer.pieces is None:
-                exchange.answer(answer.status, answer.body, answer.content_type)
+                exchange.answer(answer.status, answer.body, answer.content_type, self._terms)
                 return
             try:
                 exchange.answer_in_pieces(answer.status, answer.pieces, answer.content_type)

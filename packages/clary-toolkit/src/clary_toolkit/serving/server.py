@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _DRAIN_SECONDS = 25.0  # SIGKILL follows SIGTERM after 30
 _SWITCH_SECONDS = 0.0005  # the loop waits no longer than this for a worker that is busy in Python
+_YOUNG_OBJECTS = 50000  # before garbage is looked for: many requests in progress would be walked again and again
 
 
 def main() -> int:
@@ -79,6 +80,7 @@ async def serve(settings: Settings, load: Load | None = None) -> int:
         grpc = loading.result()  # or raises what went wrong
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_YOUNG_OBJECTS)
         log.info("Serving on {}".format(", ".join(_places(settings, rest_url))))
         await stopped
     log.info("Stopping: {} requests in progress".format(server.in_progress))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 AUTO, TENSORFLOW = "auto", "tensorflow"
 _MEGABYTE = 1024 * 1024
 _LARGEST_PAYLOAD = 1024 * _MEGABYTE  # an asynchronous invocation's; the router holds the others to 6 MiB
+_CONCURRENCY = 128  # requests at once that keep it busy; how many the router lets come in at least
 _IGNORED = {
     "SAGEMAKER_TFS_INSTANCE_COUNT": "one process serves with several threads",
     "SAGEMAKER_TFS_BATCH_TIMEOUT_MICROS": "a batch never waits: requests are joined while the device is busy",
@@ -51,7 +52,7 @@ class Settings:
         self.batching = _flag(environ, "SAGEMAKER_TFS_ENABLE_BATCHING", None)
         self.max_batch = max(1, _number(environ, "SAGEMAKER_TFS_MAX_BATCH_SIZE", 32))
         self.slots = max(1, _number(environ, "SAGEMAKER_TFS_NUM_BATCH_THREADS", max(1, cores // 4)))
-        self.queue = max(1, _number(environ, "SAGEMAKER_TFS_MAX_ENQUEUED_BATCHES", 512))
+        self.queue = max(1, _number(environ, "SAGEMAKER_TFS_MAX_ENQUEUED_BATCHES", 1024))
         self.intra_op = _number(environ, "SAGEMAKER_TFS_INTRA_OP_PARALLELISM", 0)
         self.inter_op = _number(environ, "SAGEMAKER_TFS_INTER_OP_PARALLELISM", 0)
         self.execution = _choice(environ, "CLARY_SERVING_EXECUTION", _EXECUTIONS)
@@ -61,6 +62,7 @@ class Settings:
         workers = _number(environ, "SAGEMAKER_GUNICORN_WORKERS", 0)
         per_worker = _number(environ, "SAGEMAKER_GUNICORN_THREADS", 0)
         self.handler_threads = max(workers, 1) * max(per_worker, 1) if workers or per_worker else max(4, cores)
+        self.concurrency = max(_CONCURRENCY, 2 * self.handler_threads, 2 * self.slots * self.max_batch)
         self.function_threads = max(1, _number(environ, "SAGEMAKER_MODEL_SERVER_WORKERS", 1))
         handler_seconds = _number(environ, "SAGEMAKER_GUNICORN_TIMEOUT_SECONDS", 60)
         self.handler_seconds = max(handler_seconds, _number(environ, "SAGEMAKER_NGINX_PROXY_READ_TIMEOUT_SECONDS", 60))

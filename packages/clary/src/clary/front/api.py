@@ -49,7 +49,7 @@ class Api:
             return
         request = request_of(scope)
         try:
-            request = replace(request, body=await read_body(receive, request, MAX_REPORT))
+            request = replace(request, body=await read_body(scope, receive, request, MAX_REPORT))
         except AwsError as error:  # the front has gone away within the request
             await send_response(send, receive, request, problem(error.status, error.message))
             return

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from clary.front import authentication
-from clary.front.asgi import Receive, Scope, Send, problem, read_body, request_of, send_response
+from clary.front.asgi import COMPLETE, Receive, Scope, Send, problem, read_body, request_of, send_response
 from clary.front.credentials import CredentialStore
 from clary.wire.errors import AwsError
 from clary.wire.json_output import dumps
@@ -94,11 +94,11 @@ class Front:
             return
         request = request_of(scope)
         if request.path.startswith(OWN_ROUTES):
-            await send_response(send, receive, request, await self._own(request, receive))
+            await send_response(send, receive, request, await self._own(request, scope, receive))
             return
         family = authentication.family_of(request)
         if family != "s3":
-            await send_response(send, receive, request, await self._api(request, family, receive))
+            await send_response(send, receive, request, await self._api(request, family, scope, receive))
             return
         try:
             scope[AUTHENTICATION] = authentication.authenticate_s3(request, self._credentials)
@@ -107,14 +107,16 @@ class Front:
             return
         await self._s3(scope, receive, send)
 
-    async def _api(self, request: WireRequest, family: authentication.Family, receive: Receive) -> WireResponse:
+    async def _api(
+        self, request: WireRequest, family: authentication.Family, scope: Scope, receive: Receive
+    ) -> WireResponse:
         inference = self._inference if self._inference and self._inference.handles(request) else None
         try:
             claim = authentication.claim_api(request, self._credentials, family)
             if inference and (refusal := inference.refuse(request)):
                 return refusal
-            with inference.coming(request) if inference else nullcontext():
-                body = await read_body(receive, request, MAX_INFERENCE_BODY if inference else MAX_BODY)
+            with inference.coming(request) if inference and COMPLETE not in scope else nullcontext():
+                body = await read_body(scope, receive, request, MAX_INFERENCE_BODY if inference else MAX_BODY)
             caller = authentication.authenticate_api(claim, body, family).caller
         except AwsError as error:
             if inference and error.status == 413:  # AWS tells this one by its status alone
@@ -124,7 +126,7 @@ class Front:
             return await inference.handle(replace(request, body=body), caller)
         return await self._dispatch(replace(request, body=body), caller)
 
-    async def _own(self, request: WireRequest, receive: Receive) -> WireResponse:
+    async def _own(self, request: WireRequest, scope: Scope, receive: Receive) -> WireResponse:
         """Clary's own routes: health, and the reports of hosts."""
         parts = request.path.removeprefix(OWN_ROUTES).split("/")
         if parts == ["health"] and request.method in ("GET", "HEAD"):
@@ -133,7 +135,7 @@ class Front:
             return WireResponse(200, {"content-type": "application/json"}, dumps(dict(told)))
         if len(parts) == 3 and parts[0] == "hosts" and parts[2] == "report" and request.method == "POST":
             try:
-                body = await read_body(receive, request, MAX_REPORT)
+                body = await read_body(scope, receive, request, MAX_REPORT)
             except AwsError as error:
                 return problem(error.status, error.message)
             return await self._reports.receive(parts[1], request.headers.get("authorization", ""), body)

@@ -15,6 +15,9 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+COMPLETE = "clary.complete"
+"""The scope's key that is there once the whole body has come: nobody need wait for it then (`front.protocol`)."""
+
 BODY_SECONDS = 60.0
 SEND_SECONDS = 60.0  # a client that takes nothing of its answer for so long is given up
 
@@ -36,8 +39,8 @@ def request_of(scope: Scope) -> WireRequest:
     )
 
 
-async def read_body(receive: Receive, request: WireRequest, limit: int) -> bytes:
-    """The body, complete.
+async def read_body(scope: Scope, receive: Receive, request: WireRequest, limit: int) -> bytes:
+    """The body of a scope's request, complete.
 
     Raises:
         AwsError: it is too large, does not come in time, or the client went away.
@@ -45,26 +48,30 @@ async def read_body(receive: Receive, request: WireRequest, limit: int) -> bytes
     declared = request.headers.get("content-length", "0")
     if not declared.isdigit() or len(declared) > 15 or int(declared) > limit:
         raise AwsError("RequestEntityTooLargeException", f"The request body is over {limit} bytes", status=413)
-    chunks: list[bytes] = []
-    size = 0
+    if COMPLETE in scope:
+        return await _all_chunks(receive, limit)
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise AwsError("RequestTimeout", "The client closed the connection within the request", status=408)
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size > limit:
-                    raise AwsError(
-                        "RequestEntityTooLargeException", f"The request body is over {limit} bytes", status=413
-                    )
-                chunks.append(chunk)
-                if not message.get("more_body", False):
-                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return await _all_chunks(receive, limit)
     except TimeoutError:
         text = f"The request body did not arrive within {BODY_SECONDS:.0f} seconds"
         raise AwsError("RequestTimeout", text, status=408) from None
+
+
+async def _all_chunks(receive: Receive, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise AwsError("RequestTimeout", "The client closed the connection within the request", status=408)
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise AwsError("RequestEntityTooLargeException", f"The request body is over {limit} bytes", status=413)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 async def send_response(send: Send, receive: Receive, request: WireRequest, response: WireResponse) -> None:

@@ -15,7 +15,7 @@ import httptools
 Headers = Sequence[tuple[bytes, bytes]]
 
 CONNECT_SECONDS = 2.0
-MAX_IDLE = 512  # a connection that is made anew for a request costs more than the request
+MAX_OUTSTANDING = 1024  # requests at one replica. All connections are kept: a busy server is slow to accept new ones
 _PAUSE_BYTES = 1 << 20  # a streamed answer that its client does not take is held back here
 
 
@@ -268,7 +268,7 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection whose exchange is over."""
-        if self._closed or len(self._idle) >= MAX_IDLE:
+        if self._closed or len(self._idle) >= MAX_OUTSTANDING:
             connection.close()
         else:
             self._idle.append(connection)

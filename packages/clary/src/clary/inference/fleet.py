@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 
-from clary.inference.connection import Pool
+from clary.inference.connection import MAX_OUTSTANDING, Pool, Unreachable
 from clary.inference.model_placement import Placement
 from clary.state.routing import RoutedEndpoint, RoutedReplica, RoutedVariant
 
-MAX_OUTSTANDING = 1024  # on one replica
 _PROMPT_SECONDS = 1.0  # in which the body of a request comes, where its client is not slow
 _TRY_MORE_SECONDS = 1.0  # after which one more than a replica took last is tried
 
@@ -21,17 +20,27 @@ class Replica:
 
     A server with a queue of its own says when that is full. As many as it took then it gets from then on, and, while it
     answers, every second one more: what it would refuse need not be carried to it.
+
+    Clary's own server says beforehand how many it takes, and how many of these it can work on. The others wait here for
+    their turn, in their order: a few connections that are busy all the time cost less than many.
     """
 
-    __slots__ = ("__weakref__", "_limit", "_more_at", "log_stream", "outstanding", "pool", "shunned_until")
+    __slots__ = (
+        "__weakref__", "_active", "_limit", "_more_at", "_most", "_said", "_waiting", "_window",
+        "log_stream", "outstanding", "pool", "shunned_until",
+    )  # fmt: skip
 
     def __init__(self, routed: RoutedReplica) -> None:
         self.log_stream = routed.log_stream
         self.pool = Pool(routed.address)
         self.outstanding = 0
         self.shunned_until = 0.0
-        self._limit = MAX_OUTSTANDING
+        self._most = self._limit = MAX_OUTSTANDING
         self._more_at = 0.0
+        self._window = MAX_OUTSTANDING
+        self._said = b""
+        self._active = 0  # requests that have had their turn
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def is_full(self) -> bool:
@@ -45,12 +54,59 @@ class Replica:
 
     def note_full(self) -> None:
         """It has just refused one of its outstanding requests because of the others."""
-        self._limit = max(1, min(self._limit, self.outstanding - 1))
+        self._limit = max(1, min(self._limit, self._active - 1))
         self._more_at = time.perf_counter() + _TRY_MORE_SECONDS
+
+    async def turn(self, seconds: float) -> bool:
+        """Wait until it can work on one more request, and whether that came in time; `leave` is due afterwards.
+
+        Raises:
+            Unreachable: it is not there any more.
+        """
+        if self._active < min(self._window, self._limit) and not self._waiting:
+            self._active += 1
+            return True
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(seconds):
+                await turn
+        except TimeoutError:
+            return False
+        except BaseException:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.leave()  # its turn came as its client went away
+            raise
+        return True
+
+    def leave(self) -> None:
+        """A request that had its turn is over: the next one has its own."""
+        self._active -= 1
+        while self._waiting and self._active < min(self._window, self._limit):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._active += 1
+                turn.set_result(None)
+
+    def close(self) -> None:
+        """It is not routed to any more: requests that wait go elsewhere, those that had their turn are answered."""
+        self.pool.close()
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(Unreachable("it is being stopped"))
+
+    def note_terms(self, said: bytes) -> None:
+        """It has said how many requests it can work on and how many it takes, as 128/1024."""
+        if said != self._said:
+            self._said = said
+            window, _, most = said.partition(b"/")
+            self._window, self._most = int(window), min(int(most), MAX_OUTSTANDING)
+            self._limit = min(self._limit, self._most)
 
     def note_answer(self) -> None:
         """It has taken a request and answered it."""
-        if self._limit < MAX_OUTSTANDING and self.outstanding >= self._limit:
+        if self._limit < self._most and self.outstanding >= self._limit:
             now = time.perf_counter()
             if now >= self._more_at:
                 self._limit += 1

@@ -119,7 +119,7 @@ class Router:
         }
         for key, gone in before.items():
             if key not in self._replicas:
-                gone.pool.close()
+                gone.close()
 
     def close(self) -> None:
         """Route nothing any more."""
@@ -239,8 +239,15 @@ class Router:
                 raise _busy(call.endpoint)
             replica.outstanding += 1
             sent.at, sent.log_stream = time.perf_counter(), replica.log_stream
+            seconds = variant.routed.answer_seconds
+            has_turn = False
             try:
-                answer = await ask(replica, variant.routed.answer_seconds, again)
+                has_turn = await replica.turn(seconds)
+                if not has_turn:
+                    raise _busy(call.endpoint)
+                answer = await ask(replica, seconds - (time.perf_counter() - sent.at), again)
+                if terms := answer.header(b"x-clary-concurrency"):
+                    replica.note_terms(terms)
                 refused = answer.header(b"x-clary-error") if answer.status == 503 else None
                 if refused == b"ServiceUnavailable":
                     replica.note_full()
@@ -273,6 +280,8 @@ class Router:
                 raise errors.model_error(endpoint.routed, sent.log_stream, 500, errors.RESPONSE_TOO_LARGE) from error
             finally:
                 replica.outstanding -= 1
+                if has_turn:
+                    replica.leave()
                 sent.seconds = time.perf_counter() - sent.at
 
     async def _hold(self, call: Invocation, variant: Variant, began: float) -> tuple[Endpoint, Variant]:
@@ -325,7 +334,11 @@ class Router:
             return
         replica.outstanding += 1
         began, status = time.perf_counter(), 500
+        has_turn = False
         try:
+            has_turn = await replica.turn(variant.routed.answer_seconds)
+            if not has_turn:
+                return
             answer = await connection.exchange(
                 replica.pool, call.head, call.body, seconds=variant.routed.answer_seconds, limit=MAX_RESPONSE
             )
@@ -334,6 +347,8 @@ class Router:
             return  # nobody waits for it; the measurement tells
         finally:
             replica.outstanding -= 1
+            if has_turn:
+                replica.leave()
             seconds = time.perf_counter() - began
             routed = variant.routed
             self._measurements.count(call.endpoint, routed.name, status, seconds, seconds, routed.instance_count)

@@ -7,6 +7,8 @@ away, and another front takes its place at once.
 from __future__ import annotations
 
 import asyncio
+import gc
+import resource
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,11 +36,13 @@ from clary.storage.known import KnownStore
 from clary.wire.messages import Caller, WireRequest, WireResponse
 
 _IDLE_SECONDS = 75  # a kept connection without a request; longer than botocore's pool keeps one
+_YOUNG_OBJECTS = 50_000  # before garbage is looked for: many requests under way would be walked again and again
 _STORE_PATIENCE = 10.0  # seconds for which captured invocations wait for a store that is away
 
 
 def main(settings: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve on `listener` until SIGTERM."""
+    _allow_many_connections()
     uvloop.run(_serve(settings, listener, ready))
 
 
@@ -75,6 +79,9 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[]
         await stack.enter_async_context(
             serving(front, listener, protocol=PromptProtocol, idle_seconds=_IDLE_SECONDS, date_header=True)
         )
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_YOUNG_OBJECTS)
         ready()
         await stop.wait()
 
@@ -104,6 +111,12 @@ def _s3_front(store: KnownStore, settings: Settings, database: Database) -> S3Pr
         owner_of=lambda names: asyncio.to_thread(recorded_jobs, database, names),
         named_prefixes=lambda job: asyncio.to_thread(addresses_of, database, job),
     )
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files, which systems set low for old programs' sake, to the most that they let."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @asynccontextmanager

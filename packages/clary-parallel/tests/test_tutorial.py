@@ -48,10 +48,12 @@ def test_two_lines_make_two_processes_train_as_one_does() -> None:
     figures = epochs(alone.output)
     assert len(figures) == 3
     assert figures[-1]["accuracy"] > figures[0]["accuracy"]
-    # As many lines as of one process, and what one process has, up to the rounding of float32 and of the print.
+    # As many lines as of one process, and what one process has, up to the rounding of float32: an image or two of the
+    # 410 may fall on the other side.
     assert [epoch.keys() for epoch in epochs(together.output)] == [epoch.keys() for epoch in figures]
     for mine, reference in zip(epochs(together.output), figures, strict=True):
-        assert mine == pytest.approx(reference, abs=2e-3)
+        for name, value in reference.items():
+            assert mine[name] == pytest.approx(value, abs=2e-3 if "loss" in name else 6e-3), name
 
 
 def test_a_loop_of_ones_own_keeps_the_processes_equal() -> None:

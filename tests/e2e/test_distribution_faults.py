@@ -30,6 +30,14 @@ def test_a_host_killed_in_mid_fit_ends_the_job_and_is_named(server: Server, sdk_
     assert re.search(r"On algo-2\. Killed by SIGKILL|Nothing is heard of algo-2 any more", said.split("REASON", 1)[1])
 
 
+def test_a_rank_that_hangs_ends_the_job_after_the_patience_that_was_asked_for(server: Server, sdk_v2: Path) -> None:
+    said = server.run(sdk_v2, "v2_faulty_ranks.py", "hang")
+    assert "STATUS Failed" in said
+    reason = said.split("REASON", 1)[1]
+    assert "On rank 0 on algo-1" in reason
+    assert re.search(r"rank 0 waited 8 s in \w+ for rank 1", reason)
+
+
 def test_a_stop_reaches_every_rank(server: Server, sdk_v2: Path) -> None:
     said = server.run(sdk_v2, "v2_faulty_ranks.py", "stop")
     assert "stopped-0 rank 0 on algo-1" in said

@@ -1,4 +1,4 @@
-"""Keras `fit` on ranks of which one is killed in mid-epoch, alone or with its host, or ranks that train until they are stopped."""
+"""Keras `fit` on ranks of which one is killed in mid-epoch, alone or with its host, or halted, or that are to be stopped."""
 
 import argparse
 import os
@@ -52,6 +52,8 @@ class Fault(keras.callbacks.Callback):
             print(me, "is training", flush=True)
             if fault == "kill" and clary_parallel.rank() == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "hang" and clary_parallel.rank() == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
             if fault == "host" and clary_parallel.rank() == 1:
                 kill_host()
 

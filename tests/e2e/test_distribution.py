@@ -26,6 +26,16 @@ def test_an_estimator_trains_on_parameter_servers(server: Server, sdk_v2: Path) 
     assert re.search(r"model s3://.+/output/model.tar.gz", said)
 
 
+def test_a_job_on_a_parameter_server_strategy_ends_with_its_chiefs_script(server: Server, sdk_v2: Path) -> None:
+    # The other host's script serves as a worker, in a call that never returns.
+    said = server.run(sdk_v2, "v2_distribution.py", "parameter_server", "2.19", "py312", "coordinator.py")
+    assert "variable on /job:ps/" in said
+    first, last = re.search(r"loss fell from ([0-9.]+) to ([0-9.]+)", said).groups()  # type: ignore[union-attr]
+    assert float(last) < 0.1 * float(first)
+    assert "The script of the job's first host has ended: so does this one" in said
+    assert re.search(r"model s3://.+/output/model.tar.gz", said)
+
+
 def test_a_mirrored_custom_loop_keeps_the_hosts_equal(server: Server, sdk_v2: Path) -> None:
     said = server.run(sdk_v2, "v2_distribution.py", "multi_worker_mirrored_strategy", "2.19", "py312", "mirrored.py")
     assert said.count("replicas 2") == 2

@@ -1,4 +1,7 @@
-"""A job of two ranks on two hosts with a fault: `kill` kills one rank in mid-fit, `stop` stops the job."""
+"""A job of two ranks on two hosts with a fault: `kill` kills one rank in mid-fit, `host` its host.
+
+`hang` halts the rank, `stop` stops the job.
+"""
 
 import sys
 import tarfile
@@ -19,6 +22,7 @@ estimator = TensorFlow(
     instance_count=2,
     instance_type="ml.m5.large",
     hyperparameters={"fault": fault},
+    environment={"CLARY_PARALLEL_PATIENCE": "8"} if fault == "hang" else {},
     distribution={"mpi": {"enabled": True, "processes_per_host": 1}},
 )
 estimator.fit(wait=False)

@@ -10,3 +10,7 @@ if "TRAINING_JOB_NAME" in os.environ and "AWS_ENDPOINT_URL" in os.environ:
     from clary_toolkit import sts_redirect
 
     sts_redirect.install()
+if "CLARY_MASTER_ENDED" in os.environ:
+    from clary_toolkit import server_join
+
+    server_join.install()

@@ -116,3 +116,42 @@ def test_a_rank_that_was_killed_is_the_reason_and_not_those_that_lost_it() -> No
     assert failure.explain(tail, "/opt/ml/code").message == (
         "On rank 1 on algo-2: The script of this rank was killed by SIGKILL (signal 9)"
     )
+
+
+def of_rank(rank: int, *lines: str) -> str:
+    return "".join(f"[1,mpirank:{rank},algo-{rank + 1}]<stderr>:{line}\n" for line in lines)
+
+
+def test_a_rank_that_gave_up_because_another_was_killed_is_not_the_reason() -> None:
+    said = of_rank(0, "The script of this rank was killed by SIGABRT (signal 6)") + of_rank(
+        1, "The script of this rank was killed by SIGSEGV (signal 11)"
+    )
+    assert failure.explain(said.encode(), CODE).message == (
+        "On rank 1 on algo-2: The script of this rank was killed by SIGSEGV (signal 11)"
+    )
+
+
+def test_a_rank_that_ended_without_an_exception_is_told_with_its_last_lines() -> None:
+    said = of_rank(1, "no such file", "The script of this rank ended with exit code 3") + "prterun noticed\n"
+    assert failure.explain(said.encode(), CODE).message == (
+        "On rank 1 on algo-2: no such file\nThe script of this rank ended with exit code 3"
+    )
+
+
+def test_a_host_that_is_lost_is_the_reason_and_not_the_ranks_that_lost_it() -> None:
+    said = of_rank(0, "Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "OSError: lost")
+    assert failure.explain(said.encode(), CODE, ["algo-2"]).message == (
+        "Nothing is heard of algo-2 any more: its processes have ended."
+    )
+
+
+def test_a_parameter_server_strategy_without_a_chief_comes_with_the_way_out() -> None:
+    said = (
+        "Traceback (most recent call last):\n"
+        '  File "train.py", line 27, in <module>\n    strategy = tf.distribute.ParameterServerStrategy(resolver)\n'
+        "ValueError: Disallowed task type found in cluster spec. Allowed types are ('chief', 'worker', 'ps', None) and "
+        "the cluster spec is ClusterSpec({'master': ['algo-1:2222'], 'ps': ['algo-1:2223']}).\n"
+    )
+    assert (
+        "config['cluster']['chief'] = config['cluster'].pop('master')" in failure.explain(said.encode(), CODE).message
+    )

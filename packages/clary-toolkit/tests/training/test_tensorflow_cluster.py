@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from conformance_cases import config_of_hosts
 
 from clary_toolkit.training import tensorflow_cluster
 from clary_toolkit.training.environment import TrainingEnvironment
+from clary_toolkit.training.errors import ClientError
 from clary_toolkit.training.paths import Paths
 from clary_toolkit.training.runners import Launch
 from toolkit_lab import SOURCE
@@ -41,8 +43,9 @@ class compat:
 def names_of_containers(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The hosts' addresses, as in namespaces of their own; tests may change them."""
     addresses = {"algo-1": "10.0.0.1", "algo-2": "10.0.0.2"}
-    real = socket.gethostbyname
-    monkeypatch.setattr(socket, "gethostbyname", lambda name: addresses.get(name) or real(name))
+    by_name, any_kind = socket.gethostbyname, socket.getaddrinfo
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: addresses.get(name) or by_name(name))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda name, *more: any_kind(addresses.get(name, name), *more))
     return addresses
 
 
@@ -98,37 +101,83 @@ def test_hosts_that_share_a_network_have_ports_of_their_own(
     assert cluster != tensorflow_cluster.parameter_server_cluster(other)
 
 
-def test_the_parameter_server_lives_as_long_as_the_script(names_of_containers: dict[str, str], tmp_path: Path) -> None:
+def start_host(host: str, folder: Path, script: Callable[[Launch], object]) -> threading.Thread:
+    """One host of a job; its server says that it has started in the file `started` of its folder."""
+    own = folder / host
+    own.mkdir()
+    (own / "tensorflow.py").write_text(STAND_IN)
+    variables = {"PYTHONPATH": f"{own}:{SOURCE}", "STARTED": str(own / "started"), "CLARY_LAUNCH_TOKEN": "secret"}
+    launch = launch_on(host, PARAMETER_SERVER, own, str(folder), **variables)  # the ports are the test's own
+    thread = threading.Thread(target=tensorflow_cluster.run_with_parameter_servers, args=(launch, script))
+    thread.start()
+    return thread
+
+
+def server_of(folder: Path) -> tuple[str, int, Path]:
+    """Job name, index and /proc entry of a host's parameter server."""
+    name, index, pid = json.loads((folder / "started").read_text())
+    return name, index, Path(f"/proc/{pid}")
+
+
+def test_every_host_and_its_server_last_until_the_masters_script_has_ended(
+    names_of_containers: dict[str, str], tmp_path: Path
+) -> None:
     names_of_containers.update({"algo-1": "127.70.0.1", "algo-2": "127.70.0.2"})
-    (tmp_path / "tensorflow.py").write_text(STAND_IN)
-    started = tmp_path / "started"
-    job = str(tmp_path)  # its ports are the test's own
-    launch = launch_on(
-        "algo-1", PARAMETER_SERVER, tmp_path, job, PYTHONPATH=f"{tmp_path}:{SOURCE}", STARTED=str(started)
+    trained = threading.Event()
+    tasks: list[object] = []
+    marks: list[Path] = []
+
+    def master_script(launch: Launch) -> None:
+        config = json.loads(launch.variables["TF_CONFIG"])
+        tasks.append(config["task"])
+        for address in config["cluster"]["ps"]:
+            _connect(int(address.split(":")[1]))
+        assert trained.wait(20)
+
+    def worker_script(launch: Launch) -> None:
+        tasks.append(json.loads(launch.variables["TF_CONFIG"])["task"])
+        marks.append(Path(launch.variables["CLARY_MASTER_ENDED"]))
+
+    worker = start_host("algo-2", tmp_path, worker_script)
+    master = start_host("algo-1", tmp_path, master_script)
+    _wait_for(lambda: all((tmp_path / host / "started").exists() for host in ("algo-1", "algo-2")) and len(tasks) == 2)
+    servers = [server_of(tmp_path / host) for host in ("algo-1", "algo-2")]
+    assert [(name, index) for name, index, _ in servers] == [("ps", 0), ("ps", 1)]
+    assert worker.is_alive()
+    assert not marks[0].exists()
+    assert all(process.exists() for *_, process in servers)
+    trained.set()
+    master.join(20)
+    worker.join(20)
+    assert not worker.is_alive()
+    assert not any(process.exists() for *_, process in servers)
+    assert tasks.count({"index": 0, "type": "master"}) == tasks.count({"index": 0, "type": "worker"}) == 1
+
+
+def test_a_workers_script_is_told_when_the_masters_has_ended(
+    names_of_containers: dict[str, str], tmp_path: Path
+) -> None:
+    names_of_containers.update({"algo-1": "127.70.0.1", "algo-2": "127.70.0.2"})
+    worker = start_host(
+        "algo-2", tmp_path, lambda launch: _wait_for(Path(launch.variables["CLARY_MASTER_ENDED"]).exists)
     )
-    seen: list[dict[str, object]] = []
-
-    def script(inner: Launch) -> None:
-        config = json.loads(inner.variables["TF_CONFIG"])
-        seen.append(config)
-        _connect(int(config["cluster"]["ps"][0].split(":")[1]))
-
-    tensorflow_cluster.run_with_parameter_servers(launch, script)
-    assert seen[0]["task"] == {"index": 0, "type": "master"}
-    name, index, pid = json.loads(started.read_text())
-    assert (name, index) == ("ps", 0)
-    assert not Path(f"/proc/{pid}").exists()
+    start_host("algo-1", tmp_path, lambda launch: None).join(20)
+    worker.join(20)
+    assert not worker.is_alive()
 
 
-def test_a_worker_keeps_its_server_until_the_master_has_ended(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as master:
-        address = f"127.0.0.1:{master.getsockname()[1]}"
-        waiting = threading.Thread(target=tensorflow_cluster._wait_for_master, args=(address,))
-        waiting.start()
-        master.accept()[0].close()
-        assert waiting.is_alive()
-    waiting.join(20)
-    assert not waiting.is_alive()
+def test_several_hosts_need_the_jobs_secret(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="CLARY_LAUNCH_TOKEN"):
+        tensorflow_cluster.run_with_parameter_servers(
+            launch_on("algo-1", PARAMETER_SERVER, tmp_path), lambda launch: None
+        )
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _connect(port: int) -> None:

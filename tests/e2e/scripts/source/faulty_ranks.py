@@ -1,4 +1,4 @@
-"""Keras `fit` on ranks of which one is killed in mid-epoch, or ranks that train until they are stopped."""
+"""Keras `fit` on ranks of which one is killed in mid-epoch, alone or with its host, or halted, or that are to be stopped."""
 
 import argparse
 import os
@@ -34,12 +34,28 @@ if fault == "stop":
     threading.Thread(target=await_stop, daemon=True).start()
 
 
+def kill_host():
+    """Kill what all of this host's processes come from, as if the host had gone."""
+    pid = os.getppid()
+    while True:
+        with open("/proc/%d/cmdline" % pid) as file:
+            if any(word.endswith("/train") for word in file.read().split("\0")):
+                os.kill(pid, signal.SIGKILL)
+                return
+        with open("/proc/%d/stat" % pid) as file:
+            pid = int(file.read().rpartition(")")[2].split()[1])
+
+
 class Fault(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if batch == 3:
             print(me, "is training", flush=True)
             if fault == "kill" and clary_parallel.rank() == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "hang" and clary_parallel.rank() == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if fault == "host" and clary_parallel.rank() == 1:
+                kill_host()
 
 
 model = clary_parallel.data_parallel(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]))

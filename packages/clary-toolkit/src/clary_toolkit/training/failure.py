@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
-from clary_toolkit.training.rank import KILLED
+from clary_toolkit.training.rank import EXITED, KILLED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _ANY_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(:|$)")
 _ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Warning|Exit|Interrupt)(:|$)")
@@ -20,6 +24,12 @@ _WAYS_OUT = (
         "`import clary_parallel` and `model = clary_parallel.data_parallel(model)` in place of strategy.scope(), and "
         'distribution={"mpi": {"enabled": True}} in the estimator. Or keep the strategy with Keras 2: '
         'environment={"TF_USE_LEGACY_KERAS": "1"}.',
+    ),
+    (
+        re.compile(r"Disallowed task type found in cluster spec.*'master'", re.DOTALL),
+        "The first host is the master in TF_CONFIG, as on AWS, and ParameterServerStrategy wants a chief. Rename it in "
+        "what the script reads, before the strategy is made: `config = json.loads(os.environ['TF_CONFIG'])` and "
+        "`config['cluster']['chief'] = config['cluster'].pop('master')`; so too config['task']['type'].",
     ),
 )
 _LONGEST = 2000
@@ -64,29 +74,30 @@ class Reason:
         return self.error if self.error in _TENSORFLOW_ERRORS else None
 
 
-def explain(tail: bytes, code_folder: str) -> Reason:
+def explain(tail: bytes, code_folder: str, lost_hosts: Sequence[str] = ()) -> Reason:
     """Find the last Python traceback in `tail` and give where it was raised in the user's code, and the error.
 
     Without a traceback: the last lines there are. Of several ranks it is one that was killed, or the first that raised:
-    its end is what ended the others.
+    its end is what ended the others. So is the end of a whole host.
     """
     lines = [line.rstrip() for line in tail.decode("utf-8", "replace").replace("\r", "\n").split("\n")]
-    if any(_RANK.match(line) for line in lines):
-        return _explain_ranks(lines, code_folder)
+    if lost_hosts or any(_RANK.match(line) for line in lines):
+        return _explain_ranks(lines, code_folder, lost_hosts)
     return _explain(lines, code_folder)
 
 
-def _explain_ranks(lines: list[str], code_folder: str) -> Reason:
+def _explain_ranks(lines: list[str], code_folder: str, lost_hosts: Sequence[str]) -> Reason:
     by_rank: dict[str, list[str]] = {}
     for line in lines:
         match = _RANK.match(line)
         if match:
             name = "rank {} on {}".format(match.group(1), match.group(2))
             by_rank.setdefault(name, []).append(line[match.end() :])
-    for name, said in by_rank.items():  # the others only lost it
-        killed = next((line for line in said if line.startswith(KILLED)), None)
-        if killed:
-            return Reason("On {}: {}".format(name, killed), None)
+    killed = [(name, line) for name, said in by_rank.items() for line in said if line.startswith(KILLED)]
+    for name, line in sorted(killed, key=lambda end: "SIGABRT" in end[1]):  # the others only lost it, or gave up then
+        return Reason("On {}: {}".format(name, line), None)
+    if lost_hosts:
+        return Reason("Nothing is heard of {} any more: its processes have ended.".format(", ".join(lost_hosts)), None)
     aborting = [name for name, said in by_rank.items() if any(_AFTER_ABORT in line for line in said)]
     raised = [name for name, said in by_rank.items() if _HEADER in (line.strip() for line in said)]
     for name in aborting + raised:
@@ -95,6 +106,10 @@ def _explain_ranks(lines: list[str], code_folder: str) -> Reason:
         reason = _explain(said[: max(0, end - 1)], code_folder)
         if reason.error:
             return Reason("On {}: {}".format(name, reason.message), reason.error)
+    for name, said in by_rank.items():
+        if any(line.startswith(EXITED) for line in said):
+            end = max(index for index, line in enumerate(said) if line.startswith(EXITED))
+            return Reason("On {}: {}".format(name, _explain(said[: end + 1], code_folder).message), None)
     return _explain([_RANK.sub("", line) for line in lines], code_folder)
 
 

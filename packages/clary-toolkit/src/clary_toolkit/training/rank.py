@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from clary_toolkit.training import process
+from clary_toolkit.training import process, rank_ends
 from clary_toolkit.training.errors import StoppedBeforeStart
 
 TYPE_CHECKING = False
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _HEARD_SECONDS = 1.0  # mpirun hears no rank any more once it knows that one has failed
 KILLED = "The script of this rank was killed by "
+EXITED = "The script of this rank ended with exit code "
 
 
 def main(hosts: str, each: str, command: list[str]) -> int:
@@ -34,13 +35,24 @@ def main(hosts: str, each: str, command: list[str]) -> int:
         outcome = process.run(command, os.getcwd(), os.environ, rewrite=prefixed(rank, host))
     except StoppedBeforeStart:
         return 143
+    text = _cause(outcome.exit_code)
+    line = prefixed(rank, host)(text.encode() + b"\n", 2) if text else b""
+    rank_ends.record(rank, outcome.tail + line, os.environ)
     if outcome.exit_code >= 0:
         return outcome.exit_code
-    if -outcome.exit_code != signal.SIGTERM:  # which mpirun sends to all when one has ended the job
-        line = "{}{}\n".format(KILLED, process.signal_text(-outcome.exit_code)).encode()
-        os.write(2, prefixed(rank, host)(line, 2))
+    if line:
+        os.write(2, line)
         time.sleep(_HEARD_SECONDS)
     return 128 - outcome.exit_code
+
+
+def _cause(exit_code: int) -> str:
+    """What is to be said of this rank's end; nothing where it ended well, or because another one had ended the job."""
+    if -exit_code == signal.SIGTERM and process.is_stopping():
+        return ""  # mpirun sends it to all when one rank has failed
+    if exit_code < 0:
+        return KILLED + process.signal_text(-exit_code)
+    return "{}{}".format(EXITED, exit_code) if exit_code and not process.is_stopping() else ""
 
 
 def prefixed(rank: int, host: str) -> Callable[[bytes, int], bytes]:

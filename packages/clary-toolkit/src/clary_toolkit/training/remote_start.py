@@ -11,14 +11,16 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
-from clary_toolkit.training import log, process
+from clary_toolkit.training import log, process, rank_ends
 from clary_toolkit.training.errors import ClientError, StoppedBeforeStart
 
 TYPE_CHECKING = False
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+PORT = 7890
+"""Where hosts listen that have an address of their own; see `cluster_ports`."""
 PORT_VARIABLE = "CLARY_LAUNCH_PORTS"
 """For the agent: a JSON object of ports by host."""
 TOKEN_VARIABLE = "CLARY_LAUNCH_TOKEN"
@@ -33,6 +37,7 @@ TOKEN_VARIABLE = "CLARY_LAUNCH_TOKEN"
 
 _PATIENCE_SECONDS = 3600.0  # as AWS's master waits for its workers
 _LONGEST_REQUEST = 1 << 20
+_ENDS_SECONDS = 5.0
 # Which ranks have to end after SIGTERM. 120 s after a stop the platform kills what is left.
 _STOPPED_SECONDS, _FAILED_SECONDS = 110.0, 10.0
 
@@ -49,7 +54,9 @@ class Listener:
     """
 
     def __init__(self, host: str, port: int, token: str, environ: Mapping[str, str], folder: str) -> None:
-        self._token, self._environ, self._folder = token, environ, folder
+        self._token, self._folder = token, folder
+        self._ends = tempfile.mkdtemp(prefix="ranks-")
+        self._environ = {**environ, rank_ends.FOLDER_VARIABLE: self._ends}
         self._ended = threading.Event()
         self._greeted = threading.Event()
         self._lost = False
@@ -82,8 +89,13 @@ class Listener:
                 raise ClientError("The job's first host did not call this one within {:.0f} s".format(patience_seconds))
         self._socket.close()
         _let_ranks_end(told)
+        shutil.rmtree(self._ends, ignore_errors=True)
         if self._lost:
             raise ClientError("The job's first host went away before its script had ended.")
+
+    def first_has_done(self, within_seconds: float) -> bool:
+        """Whether the first host says within this time that it has done, or is gone."""
+        return self._ended.wait(within_seconds)
 
     def _accept(self) -> None:
         while True:
@@ -100,6 +112,8 @@ class Listener:
                 return
             if "run" in request:
                 _answer(connection, {"exit": self._run(str(request["run"]), lines)})
+            elif request.get("ends"):
+                _answer(connection, {"ends": rank_ends.of_this_host(self._ends)})
             elif request.get("hold"):
                 self._greeted.set()
                 _answer(connection, {"held": True})
@@ -108,7 +122,7 @@ class Listener:
 
     def _run(self, command: str, lines: Any) -> int:
         child = subprocess.Popen(
-            ["/bin/sh", "-c", command], cwd=self._folder, env=dict(self._environ), start_new_session=True
+            ["/bin/sh", "-c", command], cwd=self._folder, env=self._environ, start_new_session=True
         )
 
         def end_with_the_caller() -> None:
@@ -139,9 +153,24 @@ class Held:
     """
 
     def __init__(self, ports: Mapping[str, int], token: str, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+        self._ports, self._token = ports, token
         self._connections = [
             _call(host, port, {"token": token, "hold": True}, patience_seconds) for host, port in ports.items()
         ]
+
+    def ends(self, patience_seconds: float = _ENDS_SECONDS) -> tuple[list[rank_ends.RankEnd], list[str]]:
+        """How the ranks of these hosts ended, and the hosts of which nothing can be heard any more."""
+        ends: list[rank_ends.RankEnd] = []
+        lost: list[str] = []
+        for host, port in self._ports.items():
+            try:
+                with _call(host, port, {"token": self._token, "ends": True}, patience_seconds) as connection:
+                    connection.settimeout(_ENDS_SECONDS)
+                    with connection.makefile("rb") as lines:
+                        ends += rank_ends.parsed(_read(lines)["ends"])
+            except (ClientError, KeyError):
+                lost.append(host)
+        return ends, lost
 
     def release(self) -> None:
         """Tell them that the script has ended."""

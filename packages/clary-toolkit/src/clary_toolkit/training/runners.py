@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from clary_toolkit.training.environment import TrainingEnvironment
+    from clary_toolkit.training.failure import Reason
 
     Runner = Callable[["Launch"], None]
+    Explain = Callable[[bytes, str], Reason]
 
 
 class Launch:
@@ -73,14 +75,14 @@ def select(environment: TrainingEnvironment) -> Runner:
     return run_process
 
 
-def run_process(launch: Launch) -> None:
-    """One process on this host."""
+def run_process(launch: Launch, explain: Explain | None = None) -> None:
+    """One process on this host. `explain` gives the reason of a failure, by the end of what was printed."""
     outcome = process.run(launch.command, launch.folder, launch.variables, launch.kind == entry_point.COMMAND)
     if outcome.exit_code == 0:
         return
     from clary_toolkit.training import failure
 
-    reason = failure.explain(outcome.tail, launch.folder)
+    reason = (explain or failure.explain)(outcome.tail, launch.folder)
     raise ExecuteUserScriptError(
         launch.command, outcome.exit_code, reason.message, _extra(outcome.exit_code), reason.title
     )

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-_PORT = 7890
 _WITH_A_VALUE = set("BbcDEeFIiJLlmOopQRSWw")  # ssh's options that take one
 
 
@@ -89,7 +88,7 @@ def _job(environ: Mapping[str, str]) -> dict[str, Any]:
 def _ports(job: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, int]:
     hosts = list(job["hosts"])
     name = environ.get("TRAINING_JOB_NAME", "")
-    return {host: port_among(hosts, name, host, _PORT) for host in hosts}
+    return {host: port_among(hosts, name, host, remote_start.PORT) for host in hosts}
 
 
 def _real_ssh(arguments: Sequence[str], environ: Mapping[str, str]) -> int:

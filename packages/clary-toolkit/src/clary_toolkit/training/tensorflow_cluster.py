@@ -5,14 +5,18 @@ The layouts and ports are those of AWS's TensorFlow container (section 2.2 of th
 
 from __future__ import annotations
 
+import contextlib
 import json
-import socket
+import os
 import subprocess
 import sys
-import time
+import tempfile
+import threading
 
-from clary_toolkit.training import log, process
+from clary_toolkit import server_join
+from clary_toolkit.training import log, process, remote_start
 from clary_toolkit.training.cluster_ports import port_of
+from clary_toolkit.training.errors import ClientError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,22 +26,25 @@ if TYPE_CHECKING:
     from clary_toolkit.training.runners import Launch
 
 _TASK_PORT, _SERVER_PORT, _MIRRORED_PORT = 2222, 2223, 8890
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.5
 _SERVER = "clary_toolkit.training.parameter_server"
 
 
 def run_with_parameter_servers(launch: Launch, run: Callable[[Launch], None]) -> None:
     """A parameter server and the script on every host; the first host is the master.
 
-    The other hosts keep their servers until the master's port has closed, since it may still need their variables.
+    The other hosts keep their servers until the master's script has ended, since it may still need their variables.
+    Their own scripts may serve it without end (`clary_toolkit.server_join`).
     """
     environment = launch.environment
-    cluster = parameter_server_cluster(environment)
+    cluster, token = parameter_server_cluster(environment), _token(launch)
     server = _start_server(launch, cluster)
     try:
-        run(launch.with_variables({"TF_CONFIG": tf_config(cluster, *_task(environment))}))
-        if environment.current_host != environment.distribution_hosts[0]:
-            _wait_for_master(cluster["master"][0])
+        placed = launch.with_variables({"TF_CONFIG": tf_config(cluster, *_task(environment))})
+        if environment.current_host == environment.distribution_hosts[0]:
+            _run_as_master(placed, token, run)
+        else:
+            _run_beside_master(placed, token, run)
     finally:
         if server.poll() is not None:
             log.error("The parameter server of this host had ended early, with exit code {}".format(server.returncode))
@@ -86,13 +93,43 @@ def _start_server(launch: Launch, cluster: dict[str, list[str]]) -> subprocess.P
     return subprocess.Popen(command, cwd=launch.folder, env=dict(launch.variables))
 
 
-def _wait_for_master(address: str) -> None:
-    """Return once nobody listens at the master's address."""
-    host, _, port = address.rpartition(":")
-    log.info("Waiting for the master at {} to end".format(address))
-    while not process.is_stopping():
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError:
-            return
-        time.sleep(_POLL_SECONDS)
+def _run_as_master(launch: Launch, token: str, run: Callable[[Launch], None]) -> None:
+    environment = launch.environment
+    others = environment.distribution_hosts[1:]
+    ports = {host: port_of(environment, host, remote_start.PORT) for host in others}
+    held = remote_start.Held(ports, token)
+    try:
+        run(launch)
+    finally:
+        held.release()
+
+
+def _run_beside_master(launch: Launch, token: str, run: Callable[[Launch], None]) -> None:
+    environment = launch.environment
+    own, master = environment.current_host, environment.distribution_hosts[0]
+    port = port_of(environment, own, remote_start.PORT)
+    listener = remote_start.Listener(own, port, token, launch.variables, launch.folder)
+    with tempfile.TemporaryDirectory(prefix="master-") as folder:
+        ended = os.path.join(folder, "ended")
+        threading.Thread(target=_mark_the_end, args=(listener, ended), daemon=True).start()
+        run(launch.with_variables({server_join.VARIABLE: ended}))
+        log.info("Waiting for the master at {} to end".format(_address(environment, master, _TASK_PORT)))
+        while not process.is_stopping() and not listener.first_has_done(_POLL_SECONDS):
+            pass
+
+
+def _mark_the_end(listener: remote_start.Listener, path: str) -> None:
+    while not listener.first_has_done(3600):
+        pass
+    with contextlib.suppress(OSError), open(path, "w"):  # the folder has gone where the script had ended before
+        pass
+
+
+def _token(launch: Launch) -> str:
+    token = launch.variables.get(remote_start.TOKEN_VARIABLE, "")
+    if not token:
+        raise ClientError(
+            "Parameter servers on several hosts need the job's secret in the variable {}, which this platform has not "
+            "set.".format(remote_start.TOKEN_VARIABLE)
+        )
+    return token

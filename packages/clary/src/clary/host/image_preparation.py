@@ -28,12 +28,20 @@ def prepare(spec: HostSpec, progress: Callable[[str], None]) -> BuiltImage | Own
     from clary.images.catalog import resolve
 
     prepared = _prepare(spec.image, spec.images_home, progress, resolve)
-    if isinstance(prepared, BuiltImage) and spec.hyperparameters.get("sagemaker_mpi_enabled") == "true":
+    if isinstance(prepared, BuiltImage):
         recipe = resolve(spec.image)
-        if horovod.fits(recipe):
+        if horovod.fits(recipe) and _is_by_mpi(spec):
             notices = horovod.ensure(recipe, prepared.root, progress)
             return dataclasses.replace(prepared, notices=prepared.notices + notices)
     return prepared
+
+
+def _is_by_mpi(spec: HostSpec) -> bool:
+    """Whether either SDK asks for the script to be started by MPI."""
+    from clary.host import sdk_drivers
+
+    by_hyperparameter = spec.hyperparameters.get("sagemaker_mpi_enabled") == "true"
+    return by_hyperparameter or sdk_drivers.start_mpi(spec.channels, spec.store)
 
 
 def prepare_to_serve(image: str, images_home: str, progress: Callable[[str], None]) -> BuiltImage | OwnImage:

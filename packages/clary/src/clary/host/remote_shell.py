@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clary.host import sdk_drivers
+
 if TYPE_CHECKING:
     from clary.host.spec import HostSpec
 
@@ -17,13 +19,12 @@ FOLDER = Path("/usr/sbin")
 MACHINES_OWN = "/opt/clary/sbin"
 """Where the job finds the machine's own /usr/sbin."""
 
-_DRIVERS = "sm_drivers"
 _PROGRAM = '#!/bin/sh\nexec python -m clary_toolkit.training.secure_shell {name} "$@"\n'
 
 
 def is_needed(spec: HostSpec) -> bool:
     """Whether the job brings the SDK's drivers."""
-    return any(channel.name == _DRIVERS for channel in spec.channels)
+    return any(channel.name == sdk_drivers.CHANNEL for channel in spec.channels)
 
 
 def make(folder: Path) -> Path:

@@ -316,6 +316,23 @@ def clipping_by_global_norm_counts_all_partitions():
 
 
 @case
+def half_precision_trains_as_in_one_process():
+    for policy, tolerance in (("mixed_float16", 4e-3), ("mixed_bfloat16", 3e-2)):
+        keras.config.set_dtype_policy(policy)
+        try:
+            model, plain = twins()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        train_step = train_step_of(model, keras.optimizers.SGD(0.1, momentum=0.9))
+        losses, predictions = zip(*[train_step(images, labels) for _ in range(4)], strict=True)
+        expected, _ = in_one_process(plain, keras.optimizers.SGD(0.1, momentum=0.9), 4)
+        same(losses, expected, tolerance)
+        same(model.get_weights(), plain.get_weights(), tolerance)
+        assert predictions[-1].dtype == model.compute_dtype == policy.removeprefix("mixed_")
+        assert {str(item.dtype) for item in model.get_weights()} == {"float32"}
+
+
+@case
 def a_loss_scale_that_overflows_skips_the_step_on_all_ranks():
     keras.config.set_dtype_policy("mixed_float16")
     try:

@@ -288,6 +288,7 @@ class _Watched:
     def forward(self, microbatch: int, inputs: Sequence[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]]:
         sent = self._stage.forward(microbatch, inputs)
         values = sent or [np.asarray(item) for item in self._stage.results.outputs.get(microbatch, [])]
-        if not all(np.isfinite(value).all() for value in values if np.issubdtype(value.dtype, np.floating)):
+        # Integers and truth values are always finite; NumPy does not count bfloat16 among its floating types.
+        if not all(np.isfinite(value).all() for value in values if value.dtype.kind not in "iub"):
             self._tell((self._stage.layout.number, microbatch))
         return sent

@@ -52,7 +52,8 @@ class PipelineModel(_Model):
         transport: Transport,
         replicas: Transport | None,
     ) -> None:
-        super().__init__(name=f"{whole.name}_pipeline")
+        # Keras scales the loss by itself where the model's own policy needs it.
+        super().__init__(name=f"{whole.name}_pipeline", dtype=whole.dtype_policy)
         self.whole = whole
         self.plan = plan
         self.settings = settings

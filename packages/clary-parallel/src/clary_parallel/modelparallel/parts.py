@@ -6,8 +6,10 @@ training) is traced anew, and keeps every layer in its partition.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from clary_parallel.analyse import UntraceableError, pins_of, trace_model
@@ -17,6 +19,10 @@ from clary_parallel.modelparallel.job import Job
 from clary_parallel.modelparallel.tensorflow_calls import as_layers
 from clary_parallel.partitioning import Plan, describe_plan, make_plan
 from clary_parallel.pipelining.layout import StageLayout, lay_out
+from clary_parallel.pipelining.planning import plan_for_all
+
+_plans = itertools.count()
+"""How many models of this process were planned."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,15 @@ class Parts:
             layouts.append(replace(layout, network=_Network(layout.network, call.training)))
         return Way(traced, tuple(layouts), order)
 
+    def _partition_file(self) -> str | None:
+        """The job's file for its first model; a further model's has a number before its suffix."""
+        named = self.job.parameters.partition_file
+        number = next(_plans)
+        if named is None or number == 0:
+            return named
+        file = Path(named)
+        return str(file.with_name(f"{file.stem}.{number}{file.suffix}"))
+
     def _symbolic(self, call: Call) -> tuple[TracedModel, tuple[int, ...]]:
         microbatch = call.microbatch or 1
         if not isinstance(self.model, _Subclassed):
@@ -177,16 +192,26 @@ class Parts:
                 for weight in getattr(call.operation, "weights", ())
                 if id(weight) in self._stage_of_weight
             }
-            return make_plan(traced.graph, parameters.partitions, optimize=parameters.optimize, pins=pins)
+            return make_plan(
+                traced.graph,
+                parameters.partitions,
+                optimize=parameters.optimize,
+                pins=pins,
+                contiguous=parameters.contiguous and not parameters.load_partition,
+            )
         self._shape = shape
-        self.plan = make_plan(
+        self.plan = plan_for_all(
             traced.graph,
             parameters.partitions,
+            self.job.world,
+            self._partition_file(),
+            parameters.load_partition,
             optimize=parameters.optimize,
             memory_weight=parameters.memory_weight,
             pins={} if parameters.auto_partition else pins_of(traced),
             auto_partition=parameters.auto_partition,
             default_partition=parameters.default_partition,
+            contiguous=parameters.contiguous,
         )
         if self.job.world.rank == 0 and parameters.partitions > 1:
             print(f"clary_parallel: the model's partitions\n{describe_plan(self.plan)}", flush=True)

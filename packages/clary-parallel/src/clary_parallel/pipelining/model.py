@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -86,8 +87,12 @@ class PipelineModel(_Model):
         return self.whole(inputs, training=training)
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **options: Any) -> None:
-        """As `keras.Model.compile`. `global_clipnorm` of the optimizer counts over all stages."""
+        """As `keras.Model.compile`. `global_clipnorm` of the optimizer counts over all stages.
+
+        With jit_compile=True XLA compiles the stages' functions; otherwise ("auto" too) TensorFlow runs them.
+        """
         super().compile(optimizer=optimizer, loss=loss, **options)
+        self.settings = replace(self.settings, xla=options.get("jit_compile") is True)
         self._given.compiled_with = {"loss": loss, **options}
         if self.optimizer is not None:
             inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)

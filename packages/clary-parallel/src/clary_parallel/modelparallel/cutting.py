@@ -179,7 +179,7 @@ def _assemble(concrete: Any, tracing: Tracing, returned: _Returned, count: int) 
     own = [value_of(variable).handle for variable in parts.variables()]
     own += [parts.gradient_sum(variable).handle for variable, _ in tracing.gradients]
     handles = {id(handle) for handle in captured}
-    outside = tuple(variable for variable, _ in parts.all_variables() if id(value_of(variable).handle) in handles)
+    outside = tuple(variable for variable, _ in parts.all_variables() if id(parts.handle(variable)) in handles)
     return Cut(
         parts=parts,
         way=way,

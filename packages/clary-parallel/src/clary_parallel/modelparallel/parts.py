@@ -18,11 +18,26 @@ from clary_parallel.frameworks import keras, tf
 from clary_parallel.modelparallel.job import Job
 from clary_parallel.modelparallel.tensorflow_calls import as_layers
 from clary_parallel.partitioning import Plan, describe_plan, make_plan
+from clary_parallel.pipelining import held
+from clary_parallel.pipelining.gathering import Gathering
 from clary_parallel.pipelining.layout import StageLayout, lay_out
 from clary_parallel.pipelining.planning import plan_for_all
 
 _plans = itertools.count()
 """How many models of this process were planned."""
+
+
+_copies: dict[int, tuple[Any, Any]] = {}
+"""Of variables that a step function reads though another rank holds them: the variable, and this rank's copy of it."""
+
+
+def copy_of(variable: Any) -> Any:
+    """A TensorFlow variable for the value of one that another rank holds; a step brings it up to date."""
+    if id(variable) not in _copies:
+        with tf.init_scope():
+            zeros = tf.zeros(variable.shape, variable.dtype)
+            _copies[id(variable)] = variable, tf.Variable(zeros, trainable=variable.trainable)
+    return _copies[id(variable)][1]
 
 
 @dataclass(frozen=True)
@@ -126,14 +141,24 @@ class Parts:
                 self._sums[id(variable)] = tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
         return self._sums[id(variable)]
 
-    def synchronise(self) -> None:
-        """Give every rank of this replica the current values of all variables. Collective."""
-        from clary_parallel.modelparallel.exchange import share_variables
+    def handle(self, variable: Any) -> Any:
+        """The handle of a variable's value on this rank, or of its copy here; None if there is neither."""
+        if not held.is_absent(variable):
+            return variable.value.handle
+        copy = _copies.get(id(variable))
+        return None if copy is None else copy[1].handle
 
-        share_variables(self._stages, self.job.model)
+    def gathering(self) -> Gathering:
+        """All variables of the model, which ranks hold between them."""
+        return Gathering([variable for variable, _ in self._stages], self._stage_of_weight, self.job.model)
+
+    def everything(self) -> list[Any]:
+        """All variables of the user's model, layer after layer, whether a stage uses them or not."""
+        user = self.model.user if isinstance(self.model, _Subclassed) else self.model
+        return keras.Model.variables.fget(user)
 
     def _trace(self, call: Call) -> Way:
-        traced, order = self._symbolic(call)
+        traced, order = self._described(call)
         self._refuse_weights_outside_layers()
         plan = self._plan(traced)
         layouts: list[StageLayout] = []
@@ -144,7 +169,31 @@ class Parts:
                 ):
                     self._stages.append((variable, layout.number))
             layouts.append(replace(layout, network=_Network(layout.network, call.training)))
+        self._hold_own()
         return Way(traced, tuple(layouts), order)
+
+    def _described(self, call: Call) -> tuple[TracedModel, tuple[int, ...]]:
+        """Trace the model; layers that are built meanwhile make no values yet."""
+        try:
+            with held.described():
+                return self._symbolic(call)
+        except UntraceableError as error:
+            if "stateless scope" not in str(error):
+                raise
+        # A layer needs values while it is built: then all layers are built whole, and values are dropped afterwards.
+        for variable in self.everything():
+            if held.has_no_value(variable) and not held.is_absent(variable):
+                variable._deferred_initialize()
+        return self._symbolic(call)
+
+    def _hold_own(self) -> None:
+        """Keep, or make, the values of this rank's variables and of those that no stage uses; drop all others."""
+        mine = self.job.model.rank
+        for variable in self.everything():
+            if self._stage_of_weight.get(id(variable), mine) != mine:
+                held.release(variable)
+            elif held.has_no_value(variable):
+                variable._deferred_initialize()
 
     def _partition_file(self) -> str | None:
         """The job's file for its first model; a further model's has a number before its suffix."""

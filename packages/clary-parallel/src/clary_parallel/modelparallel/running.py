@@ -11,7 +11,7 @@ import numpy as np
 from clary_parallel.errors import Disagreement
 from clary_parallel.frameworks import tf
 from clary_parallel.modelparallel.cutting import Cut
-from clary_parallel.modelparallel.exchange import share_tensors, share_variables
+from clary_parallel.modelparallel.exchange import share_copies, share_tensors
 from clary_parallel.modelparallel.tracing import StepError
 from clary_parallel.pipelining.stage import Compiled, Crossing, Feed, LossFunction, Stage, StageCode
 from clary_parallel.schedule import Schedule, make_schedule
@@ -53,7 +53,7 @@ class Program:
         """
         if self._compiled is None:
             self._compare(microbatches)
-        share_variables(self._shared, self.job.model)
+        share_copies(self._shared, self.job.model)
         saved: list[dict[str, Any]] = [{} for _ in microbatches]
         given = [[tf.convert_to_tensor(item) for item in microbatch] for microbatch in microbatches]
         inputs = [self.cut.phases.call(0, items, kept) for items, kept in zip(given, saved, strict=True)]

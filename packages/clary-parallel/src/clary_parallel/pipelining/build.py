@@ -12,6 +12,7 @@ from clary_parallel.partitioning import place
 from clary_parallel.partitioning.plan import Optimize
 from clary_parallel.pipelining.engine import Settings
 from clary_parallel.pipelining.held import describe_model
+from clary_parallel.pipelining.holding import Hold
 from clary_parallel.pipelining.layout import lay_out
 from clary_parallel.pipelining.model import PipelineModel
 from clary_parallel.pipelining.planning import plan_for_all
@@ -35,6 +36,7 @@ def pipeline(
     partition_file: str | Path | None = None,
     load_partition: bool = False,
     placement_strategy: str = "cluster",
+    hold: Hold = "all",
     microbatch_size: int = 1,
     recompute: bool = False,
     profile: bool | None = None,
@@ -45,7 +47,7 @@ def pipeline(
     Args:
         model: A function that builds a Keras 3 model: each rank then makes the weights of its own stages only, with the
             values that they would have in one process. Or a model: Sequential, functional, or subclassed (called once
-            before); every rank then holds all weights.
+            before), see `hold`.
         partitions: Parts of the model. The number of ranks is a multiple of it; what is more trains replicas.
         microbatches: Parts into which each batch is cut. Where it does not divide the batch, parts differ by one
             example; results stay those of the whole batch.
@@ -61,6 +63,10 @@ def pipeline(
         partition_file: Where the plan is written, by the first rank; or read from, so that a later run cuts alike.
         load_partition: Whether the plan is read from `partition_file`.
         placement_strategy: How partitions and replicas are placed on ranks, see `partitioning.place`.
+        hold: What each rank holds of a model that has weights already: "all" of them, so that the model itself can be
+            used after training; or its "own" stages', and the memory of the others is free again (beginning with a
+            model that fits into each rank, and leaving the model itself unusable elsewhere). Of a model that a function
+            builds, a rank never holds more than its own.
         microbatch_size: Examples of a micro-batch, for the sizes of the plan.
         recompute: Keep no intermediate results from the forward; the backward computes them again, for a third more
             arithmetic and far less memory.
@@ -82,6 +88,8 @@ def pipeline(
         model.fit(x, y)
     """
     make_schedule(schedule, partitions, microbatches, virtual)
+    if hold not in ("all", "own"):
+        raise ValueError(f'A rank holds "all" weights of a model or its "own". Received: hold={hold!r}.')
     if load_partition and partition_file is None:
         raise ValueError("load_partition=True needs a partition_file to load from. Received: partition_file=None.")
     ranks = transport or _connect()
@@ -113,7 +121,7 @@ def pipeline(
         replicas = _group(ranks, [group[mine.index(ranks.rank)] for group in groups])
     layouts = lay_out(traced, plan.stage_of, partitions * virtual)
     settings = Settings(partitions, microbatches, schedule, virtual, recompute)
-    return PipelineModel(model, traced, plan, layouts, settings, own, replicas)
+    return PipelineModel(model, traced, plan, layouts, settings, own, replicas, hold)
 
 
 def _group(ranks: Transport, members: list[int]) -> Transport:

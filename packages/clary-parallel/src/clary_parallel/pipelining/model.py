@@ -17,7 +17,7 @@ from clary_parallel.partitioning import Plan, describe_plan
 from clary_parallel.pipelining.batches import Given, flat_batch, joined, sums_losses
 from clary_parallel.pipelining.engine import Engine, Outcome, Settings
 from clary_parallel.pipelining.gathering import written_to_disk
-from clary_parallel.pipelining.holding import Holding
+from clary_parallel.pipelining.holding import Hold, Holding
 from clary_parallel.pipelining.layout import StageLayout
 from clary_parallel.pipelining.update import Update, loss_scale, scales_losses
 from clary_parallel.schedule.execute import Observer
@@ -31,7 +31,7 @@ class PipelineModel(_Model):
 
     Each rank computes its own stages; the data of the first rank counts. `save` writes the ordinary, whole model with
     its optimizer's state, on the first rank. Where the pipeline was given a model, every rank has all trained weights
-    after `fit`; where it was given a function, each rank holds its own stages' weights only.
+    after `fit`; where it was given a function, or hold="own", each rank holds its own stages' weights only.
 
     Args:
         whole: The user's model.
@@ -41,6 +41,7 @@ class PipelineModel(_Model):
         settings: How it runs.
         transport: The ranks of this pipeline.
         replicas: This rank and its likes in other replicas of the pipeline; None if there is one pipeline.
+        hold: What a rank holds of a model that has weights.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class PipelineModel(_Model):
         settings: Settings,
         transport: Transport,
         replicas: Transport | None,
+        hold: Hold = "all",
     ) -> None:
         # Keras scales the loss by itself where the model's own policy needs it.
         super().__init__(name=f"{whole.name}_pipeline", dtype=whole.dtype_policy)
@@ -59,7 +61,7 @@ class PipelineModel(_Model):
         self.plan = plan
         self.settings = settings
         self.transport = transport
-        self.holding = Holding(whole, layouts, settings.partitions, transport, replicas)
+        self.holding = Holding(whole, hold, layouts, settings.partitions, transport, replicas)
         self._traced, self._layouts, self._replicas = traced, layouts, replicas
         self._engine: Engine | None = None
         self._update: Update | None = None

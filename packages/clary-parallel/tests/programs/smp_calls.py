@@ -305,6 +305,38 @@ def variables_that_the_loss_reads_are_up_to_date_on_every_rank():
 
 
 @case
+def variables_that_are_read_before_the_model_is_parted_are_up_to_date_too():
+    model, plain = twins(lambda: smp.DistributedModel(*functional()), lambda: keras.Model(*functional()))
+    x = {"a": np.float32(np.random.default_rng(1).normal(size=(16, 6))), "b": np.arange(80).reshape(16, 5) % 9}
+    optimizer = keras.optimizers.SGD(0.2)
+
+    def penalty_of(weights):
+        return 0.1 * tf.add_n([tf.nn.l2_loss(item) for item in weights if len(item.shape) == 2])
+
+    weights = list(model.weights)
+
+    @smp.step
+    def get_gradients(x, y):
+        penalty = penalty_of(weights)
+        loss = loss_object(y, model(x, training=True)) + penalty
+        return optimizer.get_gradients(loss, model.trainable_variables), loss
+
+    @tf.function
+    def train_step(x, y):
+        gradients, loss = get_gradients(x, y)
+        optimizer.apply_gradients(zip([g.accumulate() for g in gradients], model.trainable_variables, strict=True))
+        return loss.reduce_mean()
+
+    def with_penalty(plain, y, predictions):
+        return loss_object(y, predictions) + penalty_of(plain.weights)
+
+    losses = [float(train_step(x, labels)) for _ in range(3)]
+    expected, _ = in_one_process(plain, keras.optimizers.SGD(0.2), 3, x, loss_of=with_penalty)
+    same(losses, expected)
+    same(model.get_weights(), plain.get_weights())
+
+
+@case
 def clipping_by_global_norm_counts_all_partitions():
     for clip, limit in ((0.05, None), (None, 0.05)):
         model, plain = twins()

@@ -30,7 +30,7 @@ WIDTHS = (40, 60, 20)
 
 
 def branching() -> tuple[Any, Any]:
-    """Three branches; alike heavy are the middle one on one side, and the first and last together on the other."""
+    """Three branches; alike heavy are the last two on one side, and the first with the head on the other."""
     keras.utils.set_random_seed(5)
     inputs = [keras.Input((width,)) for width in WIDTHS]
     branches = [L.Dense(8, "tanh", name=f"from_{width}")(x) for width, x in zip(WIDTHS, inputs, strict=True)]
@@ -84,7 +84,7 @@ def fits() -> dict[str, Any]:
     limit = status("VmData") + (1000 << 20)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     before = status("VmRSS")
-    model, optimizer = Wide(), keras.optimizers.Adam(1e-3)
+    model, optimizer = Wide(), keras.optimizers.Adam(1e-5)
     x = RANDOM.normal(size=(32, 2048)).astype("float32")
 
     @smp.step

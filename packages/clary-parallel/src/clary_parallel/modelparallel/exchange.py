@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from clary_parallel.frameworks import tf
-from clary_parallel.modelparallel.parts import copy_of
+from clary_parallel.modelparallel.copies import copy_of
 from clary_parallel.transport import Transport
 
 

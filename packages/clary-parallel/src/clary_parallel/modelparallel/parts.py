@@ -15,6 +15,7 @@ from typing import Any
 from clary_parallel.analyse import UntraceableError, pins_of, trace_model
 from clary_parallel.analyse.keras_model import TracedModel
 from clary_parallel.frameworks import keras, tf
+from clary_parallel.modelparallel.calls import Call, Called, order_of_inputs, rest_of
 from clary_parallel.modelparallel.job import Job
 from clary_parallel.modelparallel.tensorflow_calls import as_layers
 from clary_parallel.partitioning import Plan, describe_plan, make_plan
@@ -25,49 +26,6 @@ from clary_parallel.pipelining.planning import plan_for_all
 
 _plans = itertools.count()
 """How many models of this process were planned."""
-
-
-_copies: dict[int, tuple[Any, Any]] = {}
-"""Of variables that a step function reads though another rank holds them: the variable, and this rank's copy of it."""
-
-
-def copy_of(variable: Any) -> Any:
-    """A TensorFlow variable for the value of one that another rank holds; a step brings it up to date."""
-    if id(variable) not in _copies:
-        with tf.init_scope():
-            zeros = tf.zeros(variable.shape, variable.dtype)
-            _copies[id(variable)] = variable, tf.Variable(zeros, trainable=variable.trainable)
-    return _copies[id(variable)][1]
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call of the model in a step function, without its tensors.
-
-    Args:
-        structure: The call's (arguments, options); tensors are numbers into `specs`, wrapped in `Slot`.
-        specs: (shape, type name) of each tensor, for one micro-batch.
-        training: Whether layers behave as in training.
-        microbatch: Examples of a micro-batch; None if unknown yet.
-    """
-
-    structure: Any
-    specs: tuple[tuple[tuple[int | None, ...], str], ...]
-    training: bool
-    microbatch: int | None
-
-    @property
-    def key(self) -> Any:
-        """Equal for calls that one trace serves."""
-        rest = tuple((_rest(shape, self.microbatch), dtype) for shape, dtype in self.specs)
-        return repr(self.structure), rest, self.training
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a tensor stands in a call's structure."""
-
-    number: int
 
 
 @dataclass(frozen=True)
@@ -102,6 +60,7 @@ class Parts:
         self._sums: dict[int, Any] = {}
         self._ways: dict[Any, Way] = {}
         self._shape: list[Any] = []
+        self._dropped: set[int] = set()
 
     @property
     def parted(self) -> bool:
@@ -141,12 +100,9 @@ class Parts:
                 self._sums[id(variable)] = tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
         return self._sums[id(variable)]
 
-    def handle(self, variable: Any) -> Any:
-        """The handle of a variable's value on this rank, or of its copy here; None if there is neither."""
-        if not held.is_absent(variable):
-            return variable.value.handle
-        copy = _copies.get(id(variable))
-        return None if copy is None else copy[1].handle
+    def dropped(self, handle: Any) -> bool:
+        """Whether a handle that somebody keeps is of a value that this rank let go of."""
+        return id(handle) in self._dropped
 
     def gathering(self) -> Gathering:
         """All variables of the model, which ranks hold between them."""
@@ -191,6 +147,8 @@ class Parts:
         mine = self.job.model.rank
         for variable in self.everything():
             if self._stage_of_weight.get(id(variable), mine) != mine:
+                if not held.has_no_value(variable):
+                    self._dropped.add(id(variable.value.handle))
                 held.release(variable)
             elif held.has_no_value(variable):
                 variable._deferred_initialize()
@@ -207,13 +165,13 @@ class Parts:
     def _symbolic(self, call: Call) -> tuple[TracedModel, tuple[int, ...]]:
         microbatch = call.microbatch or 1
         if not isinstance(self.model, _Subclassed):
-            return trace_model(self.model, microbatch), _order_of_inputs(self.model, call.structure)
+            return trace_model(self.model, microbatch), order_of_inputs(self.model, call.structure)
         inputs = [
-            keras.Input(batch_shape=_rest(shape, call.microbatch), dtype=dtype, name=f"input_{number}")
+            keras.Input(batch_shape=rest_of(shape, call.microbatch), dtype=dtype, name=f"input_{number}")
             for number, (shape, dtype) in enumerate(call.specs)
         ]
         with as_layers():
-            traced = trace_model(_Called(self.model.user, call), microbatch, inputs)
+            traced = trace_model(Called(self.model.user, call), microbatch, inputs)
         return traced, tuple(range(len(inputs)))
 
     def _refuse_weights_outside_layers(self) -> None:
@@ -279,26 +237,6 @@ def parts_of(user: Any, inner: Any, job: Job, ready: Callable[[], None]) -> Part
     return Parts(_Subclassed(user) if inner is None else inner, job, ready)
 
 
-class _Called:
-    """A user's model at one way of calling it, as the tracer wants a subclassed model."""
-
-    built = True
-
-    def __init__(self, user: Any, call: Call) -> None:
-        self._user, self._call = user, call
-        self.name = user.name
-        self.layers = user.layers
-
-    def call(self, inputs: Sequence[Any]) -> Any:
-        """Call the user's `call` with these tensors where the call had its own."""
-
-        def filled(item: Any) -> Any:
-            return inputs[item.number] if isinstance(item, Slot) else item
-
-        arguments, options = keras.tree.map_structure(filled, self._call.structure)
-        return self._user.call(*arguments, **options)
-
-
 class _Network:
     """A stage's network at one way of calling the model: training or not is settled, and layers add no losses."""
 
@@ -323,22 +261,3 @@ class _Network:
 
     def __call__(self, inputs: Sequence[Any], training: bool | None = None) -> Any:
         return self._network(inputs, training=self._training)
-
-
-def _order_of_inputs(model: Any, structure: Any) -> tuple[int, ...]:
-    arguments, options = structure
-    given = arguments[0] if arguments else options.get("inputs")
-    if isinstance(given, dict) and all(tensor.name in given for tensor in model.inputs):
-        slots = [given[tensor.name] for tensor in model.inputs]
-    else:
-        slots = keras.tree.flatten(given)
-    if len(slots) != len(model.inputs) or not all(isinstance(slot, Slot) for slot in slots):
-        raise ValueError(f"Model {model.name!r} takes {len(model.inputs)} inputs. Received: {len(slots)}.")
-    return tuple(slot.number for slot in slots)
-
-
-def _rest(shape: Sequence[int | None], microbatch: int | None) -> tuple[int | None, ...]:
-    """A shape whose batch axis is unknown, so that other sizes of micro-batch fit too."""
-    if shape and shape[0] in (None, microbatch):
-        return (None, *shape[1:])
-    return tuple(shape)

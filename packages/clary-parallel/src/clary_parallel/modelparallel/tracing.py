@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from clary_parallel.frameworks import keras, tf
-from clary_parallel.modelparallel.parts import Call, Parts, Slot, Way, copy_of
+from clary_parallel.modelparallel.calls import Call, Slot
+from clary_parallel.modelparallel.copies import copy_of
+from clary_parallel.modelparallel.parts import Parts, Way
 from clary_parallel.pipelining import held
 
 _thread = threading.local()

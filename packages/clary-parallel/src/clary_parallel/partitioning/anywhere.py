@@ -155,7 +155,7 @@ def _closed_sets(blocks: Blocks, limit: int) -> Flags | None:
 def _open_at(held: Flags, pinned: Mapping[int, int], boundary: int, stages: int) -> Flags:
     """Which sets the stages before a boundary may hold together."""
     if boundary in (0, stages):
-        return ~held.any(axis=1) if boundary == 0 else held.all(axis=1)
+        return np.asarray(held.sum(axis=1) == (0 if boundary == 0 else held.shape[1]))
     allowed = np.ones(len(held), bool)
     for block, stage in pinned.items():
         allowed &= held[:, block] == (stage < boundary)

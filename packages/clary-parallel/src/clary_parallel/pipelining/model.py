@@ -202,7 +202,7 @@ class PipelineModel(_Model):
         if self._engine is None:
             engine = self._engine = Engine(self._layouts, self.settings, self.transport, self._flat_loss)
             self.holding.agree()
-            if self.optimizer is not None:
+            if self.compiled and self.optimizer is not None:
                 self.holding.build_optimizer(self.optimizer)
             if not self.holding.is_divided:
                 engine.synchronise()
@@ -221,7 +221,7 @@ class PipelineModel(_Model):
     @contextlib.contextmanager
     def _as_one_model(self) -> Generator[None]:
         """Inside, the whole model is compiled as this one, so that the optimizer's state is part of it."""
-        if self.optimizer is None:
+        if not self.compiled or self.optimizer is None:
             yield
             return
         inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)

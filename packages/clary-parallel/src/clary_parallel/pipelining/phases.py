@@ -188,10 +188,6 @@ def _function(
 ) -> Any:
     inside = {node.name for node in definition.node}
     specs = [tf.TensorSpec(_tensor(graph, name).shape, _tensor(graph, name).dtype) for name in parameters]
-    for number, name in enumerate(crossing):
-        placeholder = definition.node.add()
-        placeholder.name, placeholder.op = f"outside_{number}", "Placeholder"
-        placeholder.attr["dtype"].type = _tensor(graph, name).dtype.as_datatype_enum
 
     def body(*values: Any) -> list[Any]:
         at_hand = {**captured, **dict(zip(parameters, values, strict=True))}

@@ -13,9 +13,11 @@ from parallel_lab import TESTS, Ended, run_ranks
 pytestmark = pytest.mark.slow
 
 
+PROGRAM = TESTS / "programs" / "smp_parameters.py"
+
+
 def run(parameters: dict[str, Any], *arguments: str) -> Ended:
-    given = json.dumps({"partitions": 2, "microbatches": 4, **parameters})
-    ended = run_ranks(TESTS / "programs" / "smp_parameters.py", 2, given, *arguments)
+    ended = run_ranks(PROGRAM, 2, json.dumps({"partitions": 2, "microbatches": 4, **parameters}), *arguments)
     assert ended.code == 0, ended.errors
     assert sorted(ended.reports) == [0, 1]
     return ended
@@ -55,13 +57,24 @@ def test_layers_need_not_be_contiguous_and_a_saved_plan_is_used_again(tmp_path: 
     assert loaded == {"from_40": 0, "from_60": 0, "from_20": 0, "join": 1, "head": 1}
 
 
-def test_a_rank_holds_its_partition_only_so_a_model_trains_that_does_not_fit_one_process():
-    """One process with this model and limit is killed: see test_memory of the pipeline."""
-    ended = run({}, "memory")
+def test_a_pipeline_that_only_goes_forward_predicts_and_refuses_to_train():
+    ended = run({"pipeline": "_only_forward", "optimize": "speed", "placement_strategy": "spread"}, "forward")
 
     for report in ended.reports.values():
-        assert report["losses"][2] < report["losses"][0]
+        assert report["apart"] < 1e-5
+        assert '"pipeline": "_only_forward" has no backward' in report["refused"]
+        assert report["group"] == [0, 1]
+
+
+def test_a_rank_holds_its_partition_only():
+    alone = run_ranks(PROGRAM, 1, json.dumps({"partitions": 1, "microbatches": 4}), "memory")
+    ended = run({}, "memory")
+
+    assert alone.code == 0, alone.errors
+    for report in ended.reports.values():
+        assert report["losses"] == pytest.approx(alone.reports[0]["losses"], rel=1e-4)
         assert report["weights"] < 0.6 * report["whole"]
-        # Resident once it is parted: its own half, and not the other.
+        # Resident once it is parted: its own half, and not the other. At most: gradients and momentum of half a model.
         assert report["parted"] < 0.75 * report["whole"]
+        assert report["peak"] < 0.75 * alone.reports[0]["peak"]
     assert sum(report["weights"] for report in ended.reports.values()) == ended.reports[0]["whole"]

@@ -1,11 +1,10 @@
 """A branching model under the parameters that the first argument says (JSON); reports how it trained and was parted.
 
-With a second argument, `memory`: a wide model, under the limit that pipeline_memory.py sets too; reports its losses and
-what this rank holds.
+With a second argument, `memory`: a wide model, under a limit of memory for each process; reports its losses and what
+this rank holds. Or `forward`: the branching model without training.
 """
 
 import json
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from rank_report import report  # noqa: E402
-from smp_cases import in_one_process, train_step_of  # noqa: E402
+from smp_cases import in_one_process, raises, train_step_of  # noqa: E402
 
 from clary_parallel.pipelining.held import is_absent  # noqa: E402
 
@@ -55,8 +54,16 @@ def trains() -> dict[str, Any]:
     }
 
 
+def predicts() -> dict[str, Any]:
+    model, plain = smp.DistributedModel(*branching()), keras.Model(*branching())
+    x, y = [RANDOM.normal(size=(16, width)).astype("float32") for width in WIDTHS], RANDOM.integers(0, 3, 16)
+    predicted = smp.step(lambda x: model(x))(x).merge()
+    refused = raises("StepError", train_step_of(model, keras.optimizers.SGD(0.2)), x, y)
+    return {"apart": float(np.abs(predicted - plain(x)).max()), "refused": refused, "group": smp.get_mp_group()}
+
+
 class Wide(smp.DistributedModel):
-    """Weights of 192 MiB; with gradients and Adam's slots 768 MiB. Its layers are built when it is parted."""
+    """Weights of 192 MiB; training takes them four times (gradients twice, momentum). Built when it is parted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,16 +82,14 @@ def status(name: str) -> int:
     return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) << 10
 
 
-def fits() -> dict[str, Any]:
+def holds() -> dict[str, Any]:
     small = keras.Sequential([keras.Input((4,)), L.Dense(4)])
     small.compile("adam", "mse")
     small.train_on_batch(
         np.ones((4, 4)), np.ones((4, 4))
     )  # Threads, kernels, a compiler: what TensorFlow takes anyhow.
-    limit = status("VmData") + (1000 << 20)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     before = status("VmRSS")
-    model, optimizer = Wide(), keras.optimizers.Adam(1e-5)
+    model, optimizer = Wide(), keras.optimizers.SGD(1e-3, momentum=0.9)
     x = RANDOM.normal(size=(32, 2048)).astype("float32")
 
     @smp.step
@@ -103,8 +108,16 @@ def fits() -> dict[str, Any]:
         return loss.reduce_mean()
 
     losses = [float(train_step(x)) for _ in range(3)]
-    weights = sum(int(np.prod(item.shape)) * 4 for item in model.variables)
-    return {"losses": losses, "parted": resident[0], "weights": weights, "whole": 4 * model.count_params()}
+    weights, whole = (
+        sum(int(np.prod(item.shape)) * 4 for item in items) for items in (model.variables, model.whole_variables())
+    )
+    return {
+        "losses": losses,
+        "parted": resident[0],
+        "weights": weights,
+        "whole": whole,
+        "peak": status("VmHWM") - before,
+    }
 
 
-report(fits() if sys.argv[2:] == ["memory"] else trains(), smp.rank())
+report({"memory": holds, "forward": predicts, "": trains}[(*sys.argv, "")[2]](), smp.rank())

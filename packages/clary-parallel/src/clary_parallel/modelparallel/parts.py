@@ -152,6 +152,8 @@ class Parts:
                 held.release(variable)
             elif held.has_no_value(variable):
                 variable._deferred_initialize()
+        if self.job.parameters.partitions > 1:
+            held.give_back()
 
     def _partition_file(self) -> str | None:
         """The job's file for its first model; a further model's has a number before its suffix."""

@@ -11,6 +11,7 @@ A model whose weights are there already is divided too, by letting go of the val
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -124,6 +125,13 @@ def release(variable: Any) -> None:
     if not has_no_value(variable):
         variable._initializer, variable._value = _zeros, None
     make_absent(variable)
+
+
+def give_back() -> None:
+    """Let the C library return freed memory to the system, which it would keep for later; where it can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @contextlib.contextmanager

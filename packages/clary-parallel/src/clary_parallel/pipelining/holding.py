@@ -49,6 +49,8 @@ class Holding:
             for variable in whole.variables:
                 if self._owner.get(id(variable), transport.rank) != transport.rank:
                     held.release(variable)
+        if self.is_divided:
+            held.give_back()
 
     def agree(self) -> None:
         """Give all replicas the first one's weights. Collective."""

@@ -13,7 +13,7 @@ from clary_parallel.modelparallel.parameters import ParameterError, Parameters, 
 
 def test_defaults_are_those_of_sagemakers_library() -> None:
     assert job_parameters({"partitions": 2}) == Parameters(
-        2, 1, "interleaved", "memory", "cluster", True, 0, True, False, None, False
+        2, 1, "interleaved", "memory", "cluster", True, 0, True, False, None, False, None, False
     )
 
 
@@ -44,6 +44,8 @@ def test_a_process_outside_a_job_is_told_both_ways() -> None:
         ({"partitions": 2, "auto_partition": False, "default_partition": 2}, "less than partitions=2. Received: 2"),
         ({"partitions": 2, "memory_weight": 1.5}, "a number from 0 to 1"),
         ({"partitions": 2, "horovod": "yes"}, "True or False"),
+        ({"partitions": 2, "partition_file": 3}, "the path of a file. Received: 3"),
+        ({"partitions": 2, "load_partition": True}, '"partition_file" must name the file to load'),
         ({"partitions": 2, "micro_batches": 4}, "no model parallel parameter 'micro_batches'. There are: auto_part"),
     ],
 )
@@ -53,7 +55,7 @@ def test_what_is_wrong_is_named_with_what_is_expected(wrong: dict[str, Any], tol
     assert told in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["ddp", "tensor_parallel_degree", "fp16", "sdp_reduce_bucket_size", "partition_file"])
+@pytest.mark.parametrize("name", ["ddp", "tensor_parallel_degree", "fp16", "sdp_reduce_bucket_size"])
 def test_what_only_the_pytorch_library_does_is_refused_with_the_alternative(name: str) -> None:
     value = 2 if name == "tensor_parallel_degree" else True
     with pytest.raises(NotOffered, match=rf"'{name}' is not offered for TensorFlow: \w+"):

@@ -107,6 +107,84 @@ def test_elsewhere_a_plan_keeps_its_bound(graph: Graph, partitions: int):
     assert all(len({plan.stage_of[i] for i in group}) == 1 for group in graph.together)
 
 
+@given(graph=graphs(), partitions=st.integers(1, 3), slack=st.sampled_from([0.0, 0.1]))
+@settings(max_examples=150, deadline=None)
+def test_what_need_not_be_contiguous_is_the_best_of_all_plans(graph: Graph, partitions: int, slack: float):
+    assume(len(lines(graph)[0].blocks) >= partitions)
+    loads = operation_loads(graph, partitions, 0.5)
+    every = []
+    for stage_of in ordered_assignments(graph, partitions):
+        made = plan_from_assignment(graph, stage_of, partitions, loads)
+        every.append((made.heaviest, sum(stage.sent_bytes for stage in made.stages)))
+    lightest = min(heaviest for heaviest, _ in every)
+    fewest = min(sent for heaviest, sent in every if heaviest <= lightest * (1 + slack) + 1e-9)
+
+    plan = make_plan(graph, partitions, memory_weight=0.5, slack=slack, contiguous=False)
+
+    assert plan.exact
+    assert runs_in_order(plan)
+    assert plan.heaviest <= lightest * (1 + slack) + 1e-9
+    assert sum(stage.sent_bytes for stage in plan.stages) <= fewest
+    assert all(len({plan.stage_of[i] for i in group}) == 1 for group in graph.together)
+
+
+@given(graph=graphs(), partitions=st.integers(1, 3))
+@settings(max_examples=150, deadline=None)
+def test_what_is_contiguous_is_the_best_of_the_runs_of_its_lines(graph: Graph, partitions: int):
+    assume(len(lines(graph)[0].blocks) >= partitions)
+    loads = operation_loads(graph, partitions, 0.5)
+    runs = {}
+    for line in lines(graph):
+        for starts in combinations(range(1, len(line.blocks)), partitions - 1):
+            stage_of = [-1] * len(graph.operations)
+            for stage, (begin, end) in enumerate(pairwise([0, *starts, len(line.blocks)])):
+                for index in (index for block in line.blocks[begin:end] for index in block):
+                    stage_of[index] = stage
+            runs[tuple(stage_of)] = plan_from_assignment(graph, stage_of, partitions, loads).heaviest
+
+    plan = make_plan(graph, partitions, memory_weight=0.5, slack=0.0, contiguous=True)
+
+    assert plan.stage_of in runs
+    assert plan.heaviest <= min(runs.values()) + 1e-9
+
+
+@given(graph=graphs(6), partitions=st.integers(1, 3), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_pins_are_kept_where_nothing_need_be_contiguous(graph: Graph, partitions: int, data: st.DataObject):
+    names = data.draw(st.sets(st.sampled_from([item.name for item in graph.operations])))
+    pins = {name: data.draw(st.integers(0, partitions - 1)) for name in sorted(names)}
+    possible = [
+        stage_of
+        for stage_of in ordered_assignments(graph, partitions)
+        if all(stage_of[graph.index(name)] == stage for name, stage in pins.items())
+    ]
+    if not possible:
+        with pytest.raises(ValueError, match=r"\w"):
+            make_plan(graph, partitions, pins=pins, contiguous=False)
+        return
+    plan = make_plan(graph, partitions, pins=pins, contiguous=False, slack=0.0, memory_weight=0.5)
+    loads = operation_loads(graph, partitions, 0.5)
+    assert plan.stage_of in possible
+    assert plan.heaviest <= 1e-9 + min(
+        plan_from_assignment(graph, stage_of, partitions, loads).heaviest for stage_of in possible
+    )
+
+
+def test_a_wide_graph_is_no_worse_where_nothing_need_be_contiguous():
+    # 40 branches beside each other have 2**40 closed sets.
+    rng = np.random.default_rng(0)
+    branches = [Operation(f"branch{i}", (0,), 0, 1, 0, float(rng.integers(1, 100))) for i in range(40)]
+    last = Operation("join", tuple(range(1, 41)), 0, 1, 0, 1.0)
+    graph = Graph((Operation("stem", (), 0, 1, 0, 1.0), *branches, last), (41,))
+
+    runs, free = (make_plan(graph, 4, memory_weight=0.0, contiguous=contiguous) for contiguous in (True, False))
+
+    assert runs_in_order(free)
+    assert not free.exact
+    assert free.heaviest < runs.heaviest
+    assert free.heaviest < 1.05 / 4
+
+
 @given(graph=graphs(6))
 @settings(max_examples=100, deadline=None)
 def test_each_line_counts_what_crosses_its_boundaries(graph: Graph):

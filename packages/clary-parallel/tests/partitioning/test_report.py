@@ -43,6 +43,9 @@ def test_the_picture_colours_every_operation():
     assert colours["left"] == colours["add"] != colours["stem<1>"]
     crossing = [path for path in root.iter(f"{SVG}path") if path.get("stroke") == "#c00"]
     assert len(crossing) == 2
+    # What every program paints: not all know hsl().
+    assert {(box.get("fill") or "")[0] for box in root.iter(f"{SVG}rect") if len(box)} == {"#"}
+    assert {"image", "stem<1>", "left", "right", "add"} <= {text.text for text in root.iter(f"{SVG}text")}
 
 
 def test_a_picture_that_nobody_could_read_is_refused():

@@ -8,7 +8,16 @@ pytestmark = pytest.mark.slow
 
 
 def test_each_rank_holds_its_stage_and_checkpoints_precision_dropout_and_shapes_work():
-    cases = ("divided", "checkpoints", "averages", "loss_scaling", "dropout", "changing_shapes", "needs_weights")
+    cases = (
+        "divided",
+        "checkpoints",
+        "averages",
+        "loss_scaling",
+        "dropout",
+        "compiled",
+        "changing_shapes",
+        "needs_weights",
+    )
     ended = parallel_lab.run_ranks(parallel_lab.TESTS / "programs" / "pipeline_features.py", 2, *cases)
 
     assert ended.code == 0, ended.errors
@@ -42,6 +51,9 @@ def test_each_rank_holds_its_stage_and_checkpoints_precision_dropout_and_shapes_
         assert dropout["split"] < 1e-6
         assert dropout["evaluated"] == 0.0
         assert dropout["trained"] > 1e-3
+
+        assert {name: case["compiled"] for name, case in report["compiled"].items()} == {"build": 1, "attentive": 1}
+        assert max(case["apart"] for case in report["compiled"].values()) < 1e-4
 
         assert report["changing_shapes"]["apart"] < 1e-6
         assert "each rank makes those of its own stages later" in report["needs_weights"]["loads"]

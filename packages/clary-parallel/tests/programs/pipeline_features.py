@@ -156,6 +156,33 @@ def dropout() -> dict[str, Any]:
     }
 
 
+def compiled() -> dict[str, Any]:
+    """Stages that XLA compiles, beside those that TensorFlow runs: with an embedding, and a mask over the boundary."""
+
+    def attentive() -> Any:
+        keras.utils.set_random_seed(4)
+        tokens = keras.Input((6,), dtype="int32")
+        x = L.Embedding(11, 8, mask_zero=True)(tokens)
+        x = L.LayerNormalization()(x + L.MultiHeadAttention(2, 4)(x, x))
+        return keras.Model(tokens, L.Dense(2)(L.GlobalAveragePooling1D()(L.Dense(8, activation="gelu")(x))))
+
+    words, found = RANDOM.integers(0, 11, (8, 6)).astype("int32"), {}
+    for make, x, options in ((build, X, {}), (attentive, words, {"schedule": "zero_bubble", "recompute": True})):
+        weights, predictions, functions = [], [], 0
+        for jit_compile in (False, True):
+            model = clary_parallel.pipeline(make, 2, 2, **options)
+            model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=jit_compile)
+            model.fit(x, Y, epochs=2, **FIT)
+            weights.append(model.get_weights())
+            predictions.append(model.predict(x, verbose=0))
+            functions += [stage.code.xla for stage in model._engine._stages[True].values()].count(True)
+        found[make.__name__] = {
+            "apart": max(apart(*weights), apart(*zip(predictions, strict=True))),
+            "compiled": functions,
+        }
+    return found
+
+
 def changing_shapes() -> dict[str, Any]:
     """Sequences of several lengths and batches of several sizes, one after the other."""
 
@@ -196,6 +223,6 @@ def needs_weights() -> dict[str, Any]:
 
 CASES = {
     case.__name__: case
-    for case in (divided, checkpoints, averages, loss_scaling, dropout, changing_shapes, needs_weights)
+    for case in (divided, checkpoints, averages, loss_scaling, dropout, compiled, changing_shapes, needs_weights)
 }
 report({name: CASES[name]() for name in sys.argv[1:]}, world.rank() if world.is_initialized() else None)

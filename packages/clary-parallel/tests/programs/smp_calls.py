@@ -305,6 +305,38 @@ def variables_that_the_loss_reads_are_up_to_date_on_every_rank():
 
 
 @case
+def variables_that_are_read_before_the_model_is_parted_are_up_to_date_too():
+    model, plain = twins(lambda: smp.DistributedModel(*functional()), lambda: keras.Model(*functional()))
+    x = {"a": np.float32(np.random.default_rng(1).normal(size=(16, 6))), "b": np.arange(80).reshape(16, 5) % 9}
+    optimizer = keras.optimizers.SGD(0.2)
+
+    def penalty_of(weights):
+        return 0.1 * tf.add_n([tf.nn.l2_loss(item) for item in weights if len(item.shape) == 2])
+
+    weights = list(model.weights)
+
+    @smp.step
+    def get_gradients(x, y):
+        penalty = penalty_of(weights)
+        loss = loss_object(y, model(x, training=True)) + penalty
+        return optimizer.get_gradients(loss, model.trainable_variables), loss
+
+    @tf.function
+    def train_step(x, y):
+        gradients, loss = get_gradients(x, y)
+        optimizer.apply_gradients(zip([g.accumulate() for g in gradients], model.trainable_variables, strict=True))
+        return loss.reduce_mean()
+
+    def with_penalty(plain, y, predictions):
+        return loss_object(y, predictions) + penalty_of(plain.weights)
+
+    losses = [float(train_step(x, labels)) for _ in range(3)]
+    expected, _ = in_one_process(plain, keras.optimizers.SGD(0.2), 3, x, loss_of=with_penalty)
+    same(losses, expected)
+    same(model.get_weights(), plain.get_weights())
+
+
+@case
 def clipping_by_global_norm_counts_all_partitions():
     for clip, limit in ((0.05, None), (None, 0.05)):
         model, plain = twins()
@@ -313,6 +345,23 @@ def clipping_by_global_norm_counts_all_partitions():
         for _ in range(2):
             train_step(images, labels)
         same(model.get_weights(), plain.get_weights())
+
+
+@case
+def half_precision_trains_as_in_one_process():
+    for policy, tolerance in (("mixed_float16", 4e-3), ("mixed_bfloat16", 3e-2)):
+        keras.config.set_dtype_policy(policy)
+        try:
+            model, plain = twins()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        train_step = train_step_of(model, keras.optimizers.SGD(0.1, momentum=0.9))
+        losses, predictions = zip(*[train_step(images, labels) for _ in range(4)], strict=True)
+        expected, _ = in_one_process(plain, keras.optimizers.SGD(0.1, momentum=0.9), 4)
+        same(losses, expected, tolerance)
+        same(model.get_weights(), plain.get_weights(), tolerance)
+        assert predictions[-1].dtype == model.compute_dtype == policy.removeprefix("mixed_")
+        assert {str(item.dtype) for item in model.get_weights()} == {"float32"}
 
 
 @case
@@ -397,10 +446,9 @@ def inputs_are_split_as_they_are_told_and_training_is_a_way_of_calling():
     trained, shape = run(x, np.array([2.0, 9.0], "float32"), True)
     assert [tuple(item.numpy()) for item in shape.outputs] == [(5, 4)] * 4
     plain, _ = run(x, np.array([2.0, 9.0], "float32"), False)
-    model.parts().synchronise()
-    first = x.T @ model.first.kernel.numpy()
-    last = model.last.kernel.numpy()
-    same([trained.merge()], [2 * first @ model.noise.kernel.numpy() @ last], 1e-4)
+    first, _, noise, _, last, _ = model.get_weights()
+    first = x.T @ first
+    same([trained.merge()], [2 * first @ noise @ last], 1e-4)
     same([plain.merge()], [2 * first @ last], 1e-4)
 
 

@@ -31,6 +31,8 @@ def test_the_svg_has_one_cell_for_each_action():
     assert "W3 of stage 2" in cells
     labels = {text.text for text in root.iter(f"{SVG}text")}
     assert {"device 0", "device 1", "device 2", "F0", "B3", "W3"} <= labels
+    assert {"F: forward", "B: backward", "W: gradients of weights"} <= labels
+    assert all((rect.get("fill") or "").startswith(("#", "white")) for rect in root.iter(f"{SVG}rect"))
 
 
 def test_a_chart_that_nobody_could_read_is_refused():

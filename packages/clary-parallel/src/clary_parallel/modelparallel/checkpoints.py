@@ -1,11 +1,13 @@
 """Checkpoints of a parted model: whole ones, in TensorFlow's own format, as one process would write them.
 
 Saving, every rank hands over what it holds: the first rank writes the model and an optimizer with the state of all
-partitions. Restoring, the first rank reads and every rank takes its part, under any number of partitions.
+partitions, and holds them all for that while. Restoring, the first rank reads and every rank takes its part, under any
+number of partitions.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -83,16 +85,15 @@ class CheckpointManager:
         Path(self._directory).mkdir(parents=True, exist_ok=True)
         path = ""
         if here.replicas.rank == 0:
-            for model in models:
-                model.parts().synchronise()
-            children = dict(self._children)
-            for name, child in self._children.items():
-                if isinstance(child, _Optimizer):
-                    whole = _whole_optimizer(child) if here.world.rank == 0 else None
-                    _gather(child, whole, here.model)
-                    children[name] = child if whole is None else whole
-            if here.world.rank == 0:
-                path = self._write(children)
+            with self._whole_on_first_rank():
+                children = dict(self._children)
+                for name, child in self._children.items():
+                    if isinstance(child, _Optimizer):
+                        whole = _whole_optimizer(child) if here.world.rank == 0 else None
+                        _gather(child, whole, here.model)
+                        children[name] = child if whole is None else whole
+                if here.world.rank == 0:
+                    path = self._write(children)
         self._checkpoint.save_counter.assign_add(1)
         return here.world.broadcast_object(path, 0)
 
@@ -126,17 +127,28 @@ class CheckpointManager:
         manager = tf.train.CheckpointManager(whole, self._directory, self._keep, checkpoint_name=self._name)
         return manager.save()
 
+    def _whole_on_first_rank(self) -> contextlib.ExitStack:
+        """Inside, the first rank of this replica holds the weights of all partitions."""
+        with contextlib.ExitStack() as stack:
+            for model in self._models():
+                stack.enter_context(model.parts().gathering().all_on_first_rank())
+            return stack.pop_all()
+
     def _read(self, path: str) -> None:
+        for child in self._children.values():
+            if isinstance(child, _Optimizer) and not child.built:
+                child.build([item for model in self._models() for item in model.trainable_variables])
+        with self._whole_on_first_rank():
+            self._read_whole(path)
+
+    def _read_whole(self, path: str) -> None:
         here = job.current()
         children = dict(self._children)
-        for name, child in self._children.items():
-            if isinstance(child, _Optimizer):
-                if not child.built:
-                    child.build([item for model in self._models() for item in model.trainable_variables])
-                if here.world.rank == 0:
-                    children[name] = _whole_optimizer(child)
         failure = None
         if here.world.rank == 0:
+            for name, child in self._children.items():
+                if isinstance(child, _Optimizer):
+                    children[name] = _whole_optimizer(child)
             whole = tf.train.Checkpoint(**children)
             try:
                 whole.restore(path).assert_existing_objects_matched()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clary_parallel.frameworks import tf
+from clary_parallel.modelparallel.copies import handle_of
 from clary_parallel.modelparallel.parts import Parts, Way
 from clary_parallel.modelparallel.tracing import StepError, Tracing, is_tensor, traced, value_of
 from clary_parallel.pipelining.phases import Phases
@@ -105,10 +106,16 @@ def cut(
         seen["returned"] = _returned(tracing, result)
         return [tensor for tensor in seen["returned"].tensors if tensor.op.type != "Placeholder"]
 
-    with tf.init_scope():
-        concrete = tf.function(whole, input_signature=list(specs), autograph=False).get_concrete_function()
-    tracing: Tracing = seen["tracing"]
-    return _assemble(concrete, tracing, seen["returned"], len(specs))
+    def trace() -> Any:
+        with tf.init_scope():
+            return tf.function(whole, input_signature=list(specs), autograph=False).get_concrete_function()
+
+    concrete = trace()
+    parts = seen["tracing"].parts
+    if parts is not None and any(parts.dropped(external) for external, _ in concrete.graph.captures):
+        # It read variables before it called the model, which was parted then: now it reads copies of them.
+        concrete = trace()
+    return _assemble(concrete, seen["tracing"], seen["returned"], len(specs))
 
 
 @dataclass
@@ -179,7 +186,7 @@ def _assemble(concrete: Any, tracing: Tracing, returned: _Returned, count: int) 
     own = [value_of(variable).handle for variable in parts.variables()]
     own += [parts.gradient_sum(variable).handle for variable, _ in tracing.gradients]
     handles = {id(handle) for handle in captured}
-    outside = tuple(variable for variable, _ in parts.all_variables() if id(value_of(variable).handle) in handles)
+    outside = tuple(variable for variable, _ in parts.all_variables() if id(handle_of(variable)) in handles)
     return Cut(
         parts=parts,
         way=way,

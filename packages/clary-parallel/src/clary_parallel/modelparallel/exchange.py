@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from clary_parallel.frameworks import tf
+from clary_parallel.modelparallel.copies import copy_of
 from clary_parallel.transport import Transport
 
 
-def share_variables(owned: Sequence[tuple[Any, int]], ranks: Transport) -> None:
-    """Give every rank the values of variables, as their owners have them. Collective.
+def share_copies(owned: Sequence[tuple[Any, int]], ranks: Transport) -> None:
+    """Give copies of variables the values that their owners have. Collective.
 
     Args:
         owned: Variables with the ranks that hold them.
@@ -21,12 +22,13 @@ def share_variables(owned: Sequence[tuple[Any, int]], ranks: Transport) -> None:
     if ranks.size == 1:
         return
     for variable, owner in owned:
-        value = np.array(variable.numpy(), order="C")
-        if value.dtype.hasobject:
+        kind = tf.as_dtype(variable.dtype).as_numpy_dtype
+        if np.dtype(kind).hasobject:
             continue
+        value = np.array(variable.numpy(), order="C") if owner == ranks.rank else np.empty(variable.shape, kind)
         ranks.broadcast(value.reshape(-1).view(np.uint8), owner)
         if owner != ranks.rank:
-            variable.assign(value)
+            copy_of(variable).assign(value)
 
 
 def share_tensors(tensors: Sequence[Any] | None, root: int, ranks: Transport) -> list[Any]:

@@ -10,6 +10,7 @@ from clary_parallel.frameworks import keras, tf
 from clary_parallel.modelparallel import hooks, job, tracing
 from clary_parallel.modelparallel.parts import Parts, parts_of
 from clary_parallel.partitioning import describe_plan
+from clary_parallel.pipelining.gathering import written_to_disk
 
 _Model: Any = keras.Model
 _models: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -120,14 +121,13 @@ class DistributedModel(_Model):
         return [item.regularizer(item) for item in self.trainable_variables if getattr(item, "regularizer", None)]
 
     def whole_variables(self) -> list[Any]:
-        """The variables of all partitions, layer after layer; those of other ranks may be out of date."""
+        """The variables of all partitions, layer after layer; those of other ranks have no value here."""
         return _Model.variables.fget(self)
 
     def get_weights(self) -> list[Any]:
         """The whole model's weights, layer after layer. Collective once the model is parted."""
-        if self._parted():
-            self.parts().synchronise()
-        return [item.numpy() for item in _Model.weights.fget(self)]
+        values = self.parts().gathering().everywhere() if self._parted() else {}
+        return [values[id(item)] if id(item) in values else item.numpy() for item in _Model.weights.fget(self)]
 
     def summary(self, *arguments: Any, **options: Any) -> None:
         """The model's summary; once parted, with the table of its partitions."""
@@ -139,23 +139,27 @@ class DistributedModel(_Model):
     def save_model(self, save_path: str = "/opt/ml/model") -> None:
         """Write the whole model with its current weights as a SavedModel. Collective; the first rank writes.
 
+        For this the first rank holds all weights for a while.
+
         Args:
             save_path: Folder of the SavedModel.
         """
         if not self._parted():
             raise ParallelError("A model can be saved once it was called in a step: its input shapes are unknown.")
         here = job.current()
-        self.parts().synchronise()
-        if here.world.rank == 0:
-            self.whole().export(save_path, verbose=False)
+        if here.replicas.rank == 0:
+            with self.parts().gathering().all_on_first_rank() as is_first:
+                if is_first:
+                    self.whole().export(save_path, verbose=False)
         here.world.barrier()
 
     def save_weights(self, filepath: Any, *arguments: Any, **options: Any) -> None:
         """Write the whole model's weights, as keras.Model does. Collective; the first rank writes."""
         here = job.current()
-        self.get_weights()
-        if here.world.rank == 0:
-            super().save_weights(filepath, *arguments, **options)
+        if here.replicas.rank == 0:
+            with self.parts().gathering().on_first_rank() as is_first, written_to_disk():
+                if is_first:
+                    super().save_weights(filepath, *arguments, **options)
         here.world.barrier()
 
     def save(self, *arguments: Any, **options: Any) -> None:
@@ -166,7 +170,7 @@ class DistributedModel(_Model):
         )
 
     def whole(self) -> Any:
-        """The whole model as an ordinary functional Keras model, with this rank's copies of the weights."""
+        """The whole model as an ordinary functional Keras model, with the weights that this rank holds."""
         traced = self.parts().first_way().traced
         inputs = traced.inputs[0] if len(traced.inputs) == 1 else list(traced.inputs)
         return keras.Model(inputs, traced.structure, name=self.name)

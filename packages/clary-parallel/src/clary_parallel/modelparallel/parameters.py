@@ -34,10 +34,13 @@ class Parameters:
         placement_strategy: "cluster", "spread", or a permutation of the letters DPT.
         auto_partition: Whether layers are placed automatically; then `smp.partition` is ignored.
         default_partition: Where layers outside any `smp.partition` go otherwise.
-        contiguous: Accepted; plans are always contiguous.
+        contiguous: Whether each partition is a run of layers in an order in which the model runs; otherwise it may hold
+            any layers, as long as tensors go on to later partitions only.
         horovod: Whether Horovod's ranks are the replicas of the model.
         memory_weight: Another weight of memory in the plan, from 0 to 1.
-        xla: Whether TensorFlow's compiler XLA is switched on.
+        xla: Whether each partition's functions are compiled by XLA.
+        partition_file: Where the first rank writes which layers are in which partition; None for nowhere.
+        load_partition: Whether they are read from `partition_file`, as an earlier job wrote it.
     """
 
     partitions: int
@@ -51,6 +54,8 @@ class Parameters:
     horovod: bool = False
     memory_weight: float | None = None
     xla: bool = False
+    partition_file: str | None = None
+    load_partition: bool = False
 
 
 _PYTORCH_ONLY: dict[str, tuple[Any, str]] = {
@@ -69,8 +74,6 @@ _PYTORCH_ONLY: dict[str, tuple[Any, str]] = {
     "prescaled_batch": (False, "give every replica batches of its own"),
     "skip_tracing": (False, "models are traced without being run: leave it out"),
     "sharded_data_parallel_degree": (1, 'use "horovod": True'),
-    "load_partition": (False, 'pin layers with smp.partition and "auto_partition": False'),
-    "partition_file": (None, 'pin layers with smp.partition and "auto_partition": False'),
 }
 
 
@@ -119,6 +122,8 @@ def parse(given: Mapping[str, Any]) -> Parameters:
             raise ParameterError(f"The parameter {name!r} is {expected}. Received: {value!r}.")
     if known.get("auto_partition") is False and "default_partition" not in known:
         raise ParameterError('With "auto_partition": False, "default_partition" must be given.')
+    if known.get("load_partition") and not known.get("partition_file"):
+        raise ParameterError('With "load_partition": True, "partition_file" must name the file to load.')
     if known.get("default_partition", 0) >= known["partitions"]:
         raise ParameterError(
             f"default_partition must be less than partitions={known['partitions']}. "
@@ -146,6 +151,10 @@ def _switch(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _path(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and bool(value))
+
+
 def _share(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
@@ -165,4 +174,6 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "horovod": (_switch, "True or False"),
     "memory_weight": (_share, "a number from 0 to 1"),
     "xla": (_switch, "True or False"),
+    "partition_file": (_path, "the path of a file"),
+    "load_partition": (_switch, "True or False"),
 }

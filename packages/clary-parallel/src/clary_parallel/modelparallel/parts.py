@@ -6,47 +6,26 @@ training) is traced anew, and keeps every layer in its partition.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from clary_parallel.analyse import UntraceableError, pins_of, trace_model
 from clary_parallel.analyse.keras_model import TracedModel
 from clary_parallel.frameworks import keras, tf
+from clary_parallel.modelparallel.calls import Call, Called, order_of_inputs, rest_of
 from clary_parallel.modelparallel.job import Job
 from clary_parallel.modelparallel.tensorflow_calls import as_layers
 from clary_parallel.partitioning import Plan, describe_plan, make_plan
+from clary_parallel.pipelining import held
+from clary_parallel.pipelining.gathering import Gathering
 from clary_parallel.pipelining.layout import StageLayout, lay_out
+from clary_parallel.pipelining.planning import plan_for_all
 
-
-@dataclass(frozen=True)
-class Call:
-    """A call of the model in a step function, without its tensors.
-
-    Args:
-        structure: The call's (arguments, options); tensors are numbers into `specs`, wrapped in `Slot`.
-        specs: (shape, type name) of each tensor, for one micro-batch.
-        training: Whether layers behave as in training.
-        microbatch: Examples of a micro-batch; None if unknown yet.
-    """
-
-    structure: Any
-    specs: tuple[tuple[tuple[int | None, ...], str], ...]
-    training: bool
-    microbatch: int | None
-
-    @property
-    def key(self) -> Any:
-        """Equal for calls that one trace serves."""
-        rest = tuple((_rest(shape, self.microbatch), dtype) for shape, dtype in self.specs)
-        return repr(self.structure), rest, self.training
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a tensor stands in a call's structure."""
-
-    number: int
+_plans = itertools.count()
+"""How many models of this process were planned."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +60,7 @@ class Parts:
         self._sums: dict[int, Any] = {}
         self._ways: dict[Any, Way] = {}
         self._shape: list[Any] = []
+        self._dropped: set[int] = set()
 
     @property
     def parted(self) -> bool:
@@ -120,14 +100,21 @@ class Parts:
                 self._sums[id(variable)] = tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
         return self._sums[id(variable)]
 
-    def synchronise(self) -> None:
-        """Give every rank of this replica the current values of all variables. Collective."""
-        from clary_parallel.modelparallel.exchange import share_variables
+    def dropped(self, handle: Any) -> bool:
+        """Whether a handle that somebody keeps is of a value that this rank let go of."""
+        return id(handle) in self._dropped
 
-        share_variables(self._stages, self.job.model)
+    def gathering(self) -> Gathering:
+        """All variables of the model, which ranks hold between them."""
+        return Gathering([variable for variable, _ in self._stages], self._stage_of_weight, self.job.model)
+
+    def everything(self) -> list[Any]:
+        """All variables of the user's model, layer after layer, whether a stage uses them or not."""
+        user = self.model.user if isinstance(self.model, _Subclassed) else self.model
+        return keras.Model.variables.fget(user)
 
     def _trace(self, call: Call) -> Way:
-        traced, order = self._symbolic(call)
+        traced, order = self._described(call)
         self._refuse_weights_outside_layers()
         plan = self._plan(traced)
         layouts: list[StageLayout] = []
@@ -138,18 +125,55 @@ class Parts:
                 ):
                     self._stages.append((variable, layout.number))
             layouts.append(replace(layout, network=_Network(layout.network, call.training)))
+        self._hold_own()
         return Way(traced, tuple(layouts), order)
+
+    def _described(self, call: Call) -> tuple[TracedModel, tuple[int, ...]]:
+        """Trace the model; layers that are built meanwhile make no values yet."""
+        try:
+            with held.described():
+                return self._symbolic(call)
+        except UntraceableError as error:
+            if "stateless scope" not in str(error):
+                raise
+        # A layer needs values while it is built: then all layers are built whole, and values are dropped afterwards.
+        for variable in self.everything():
+            if held.has_no_value(variable) and not held.is_absent(variable):
+                variable._deferred_initialize()
+        return self._symbolic(call)
+
+    def _hold_own(self) -> None:
+        """Keep, or make, the values of this rank's variables and of those that no stage uses; drop all others."""
+        mine = self.job.model.rank
+        for variable in self.everything():
+            if self._stage_of_weight.get(id(variable), mine) != mine:
+                if not held.has_no_value(variable):
+                    self._dropped.add(id(variable.value.handle))
+                held.release(variable)
+            elif held.has_no_value(variable):
+                variable._deferred_initialize()
+        if self.job.parameters.partitions > 1:
+            held.give_back()
+
+    def _partition_file(self) -> str | None:
+        """The job's file for its first model; a further model's has a number before its suffix."""
+        named = self.job.parameters.partition_file
+        number = next(_plans)
+        if named is None or number == 0:
+            return named
+        file = Path(named)
+        return str(file.with_name(f"{file.stem}.{number}{file.suffix}"))
 
     def _symbolic(self, call: Call) -> tuple[TracedModel, tuple[int, ...]]:
         microbatch = call.microbatch or 1
         if not isinstance(self.model, _Subclassed):
-            return trace_model(self.model, microbatch), _order_of_inputs(self.model, call.structure)
+            return trace_model(self.model, microbatch), order_of_inputs(self.model, call.structure)
         inputs = [
-            keras.Input(batch_shape=_rest(shape, call.microbatch), dtype=dtype, name=f"input_{number}")
+            keras.Input(batch_shape=rest_of(shape, call.microbatch), dtype=dtype, name=f"input_{number}")
             for number, (shape, dtype) in enumerate(call.specs)
         ]
         with as_layers():
-            traced = trace_model(_Called(self.model.user, call), microbatch, inputs)
+            traced = trace_model(Called(self.model.user, call), microbatch, inputs)
         return traced, tuple(range(len(inputs)))
 
     def _refuse_weights_outside_layers(self) -> None:
@@ -177,16 +201,26 @@ class Parts:
                 for weight in getattr(call.operation, "weights", ())
                 if id(weight) in self._stage_of_weight
             }
-            return make_plan(traced.graph, parameters.partitions, optimize=parameters.optimize, pins=pins)
+            return make_plan(
+                traced.graph,
+                parameters.partitions,
+                optimize=parameters.optimize,
+                pins=pins,
+                contiguous=parameters.contiguous and not parameters.load_partition,
+            )
         self._shape = shape
-        self.plan = make_plan(
+        self.plan = plan_for_all(
             traced.graph,
             parameters.partitions,
+            self.job.world,
+            self._partition_file(),
+            parameters.load_partition,
             optimize=parameters.optimize,
             memory_weight=parameters.memory_weight,
             pins={} if parameters.auto_partition else pins_of(traced),
             auto_partition=parameters.auto_partition,
             default_partition=parameters.default_partition,
+            contiguous=parameters.contiguous,
         )
         if self.job.world.rank == 0 and parameters.partitions > 1:
             print(f"clary_parallel: the model's partitions\n{describe_plan(self.plan)}", flush=True)
@@ -203,26 +237,6 @@ class _Subclassed:
 def parts_of(user: Any, inner: Any, job: Job, ready: Callable[[], None]) -> Parts:
     """The parts of a user's model, or of the functional or Sequential model that it was made from."""
     return Parts(_Subclassed(user) if inner is None else inner, job, ready)
-
-
-class _Called:
-    """A user's model at one way of calling it, as the tracer wants a subclassed model."""
-
-    built = True
-
-    def __init__(self, user: Any, call: Call) -> None:
-        self._user, self._call = user, call
-        self.name = user.name
-        self.layers = user.layers
-
-    def call(self, inputs: Sequence[Any]) -> Any:
-        """Call the user's `call` with these tensors where the call had its own."""
-
-        def filled(item: Any) -> Any:
-            return inputs[item.number] if isinstance(item, Slot) else item
-
-        arguments, options = keras.tree.map_structure(filled, self._call.structure)
-        return self._user.call(*arguments, **options)
 
 
 class _Network:
@@ -249,22 +263,3 @@ class _Network:
 
     def __call__(self, inputs: Sequence[Any], training: bool | None = None) -> Any:
         return self._network(inputs, training=self._training)
-
-
-def _order_of_inputs(model: Any, structure: Any) -> tuple[int, ...]:
-    arguments, options = structure
-    given = arguments[0] if arguments else options.get("inputs")
-    if isinstance(given, dict) and all(tensor.name in given for tensor in model.inputs):
-        slots = [given[tensor.name] for tensor in model.inputs]
-    else:
-        slots = keras.tree.flatten(given)
-    if len(slots) != len(model.inputs) or not all(isinstance(slot, Slot) for slot in slots):
-        raise ValueError(f"Model {model.name!r} takes {len(model.inputs)} inputs. Received: {len(slots)}.")
-    return tuple(slot.number for slot in slots)
-
-
-def _rest(shape: Sequence[int | None], microbatch: int | None) -> tuple[int | None, ...]:
-    """A shape whose batch axis is unknown, so that other sizes of micro-batch fit too."""
-    if shape and shape[0] in (None, microbatch):
-        return (None, *shape[1:])
-    return tuple(shape)

@@ -11,9 +11,9 @@ import numpy as np
 from clary_parallel.errors import Disagreement
 from clary_parallel.frameworks import tf
 from clary_parallel.modelparallel.cutting import Cut
-from clary_parallel.modelparallel.exchange import share_tensors, share_variables
+from clary_parallel.modelparallel.exchange import share_copies, share_tensors
 from clary_parallel.modelparallel.tracing import StepError
-from clary_parallel.pipelining.stage import Compiled, Crossing, Feed, LossFunction, Stage
+from clary_parallel.pipelining.stage import Compiled, Crossing, Feed, LossFunction, Stage, StageCode
 from clary_parallel.schedule import Schedule, make_schedule
 from clary_parallel.schedule.execute import Arrays, Spec, execute
 
@@ -53,7 +53,7 @@ class Program:
         """
         if self._compiled is None:
             self._compare(microbatches)
-        share_variables(self._shared, self.job.model)
+        share_copies(self._shared, self.job.model)
         saved: list[dict[str, Any]] = [{} for _ in microbatches]
         given = [[tf.convert_to_tensor(item) for item in microbatch] for microbatch in microbatches]
         inputs = [self.cut.phases.call(0, items, kept) for items, kept in zip(given, saved, strict=True)]
@@ -85,7 +85,8 @@ class Program:
                 trainable = layout.network.trainable_variables if self.trains else []
                 self._totals = [self.cut.parts.gradient_sum(variable) for variable in trainable]
                 loss = self._loss() if layout.number == last else None
-                stages[layout.number] = Stage(layout, loss, self.trains, False, self._totals, False)
+                xla = self.job.parameters.xla
+                stages[layout.number] = Stage(StageCode(layout, loss, self.trains, False, self._totals, xla=xla))
         return stages
 
     def _loss(self) -> LossFunction:

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from clary_parallel.frameworks import keras, tf
-from clary_parallel.modelparallel.parts import Call, Parts, Slot, Way
+from clary_parallel.modelparallel.calls import Call, Slot
+from clary_parallel.modelparallel.copies import copy_of
+from clary_parallel.modelparallel.parts import Parts, Way
+from clary_parallel.pipelining import held
 
 _thread = threading.local()
 
@@ -57,7 +60,7 @@ class Tracing:
         if not tensors:
             raise StepError("The smp.DistributedModel is called without a tensor. Give it the step's inputs.")
         specs = tuple((tuple(tensor.shape.as_list()), tensor.dtype.name) for tensor in tensors)
-        with tf.init_scope():
+        with tf.init_scope(), held.fetching(None):
             way = parts.way(Call(structure, specs, training, self.microbatch))
         self.parts, self.way = parts, way
         self.inputs = [tf.identity(tensors[number]) for number in way.order]
@@ -92,6 +95,8 @@ class Tracing:
     def _gradient_of(self, variable: Any) -> Any:
         assert self.parts is not None
         known = _tracked(variable, self.parts)
+        if known is not None and self.parts.owner(known) != self.parts.job.model.rank:
+            return None
         handle = value_of(variable)
         around = tf.gradients(tf.reduce_sum(self.loss), handle)[0]
         if known is None:
@@ -101,8 +106,6 @@ class Tracing:
                     "Put it into a layer of the model."
                 )
             return None if around is None else tf.convert_to_tensor(around)
-        if self.parts.owner(known) != self.parts.job.model.rank:
-            return None
         for kept, placeholder in self.gradients:
             if kept is known:
                 return placeholder
@@ -125,7 +128,9 @@ def traced(tracing: Tracing) -> Generator[None]:
     before = getattr(_thread, "tracing", None)
     _thread.tracing = tracing
     try:
-        yield
+        # What the function reads of other ranks' variables, outside the model's call, are copies.
+        with held.fetching(copy_of):
+            yield
     finally:
         _thread.tracing = before
 
@@ -142,7 +147,7 @@ def _as_input(item: Any, model: Any) -> Any:
 def _tracked(variable: Any, parts: Parts) -> Any:
     """The Keras variable of the model behind a variable that a user names; None if it is no part of the model."""
     for known, _ in parts.all_variables():
-        if known is variable or known.value is variable:
+        if known is variable or (not held.is_absent(known) and known.value is variable):
             return known
     return None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from clary_parallel.graph import Graph, Line, lines
+from clary_parallel.partitioning.anywhere import best_anywhere, blocks_of, improved
 from clary_parallel.partitioning.cut import cut_line
 from clary_parallel.partitioning.pins import earliest_stages, manual_assignment, pinned_stages, start_ranges
 
@@ -49,8 +50,8 @@ class Plan:
         stages: What each stage holds.
         heaviest: Load of the heaviest stage, as a share of the whole model's load.
         bound: No plan has a heaviest stage lighter than this share: the mean, or the heaviest block.
-        exact: Whether the graph is a chain of blocks, so that no plan at all has a lighter heaviest stage, but for the
-            slack given away to send fewer bytes.
+        exact: Whether no plan at all has a lighter heaviest stage, but for the slack given away to send fewer bytes:
+            the graph is a chain of blocks, or all plans were looked at.
     """
 
     graph: Graph
@@ -71,6 +72,7 @@ def make_plan(
     pins: Mapping[str, int] | None = None,
     auto_partition: bool = True,
     default_partition: int = 0,
+    contiguous: bool = True,
 ) -> Plan:
     """Partition a graph into stages that run one after the other.
 
@@ -90,6 +92,10 @@ def make_plan(
         pins: Stage of operations, by name.
         auto_partition: Whether to choose stages for operations that are not pinned.
         default_partition: Where they go otherwise.
+        contiguous: True: each stage is a run of operations in an order in which the model runs (the model's own,
+            branch after branch, or with the fewest bytes alive). False: a stage may take any operations, as long as
+            tensors go on to later stages only; it may be lighter, takes longer to find, and of a graph that is not
+            too wide is the best of all.
 
     Raises:
         ValueError: There are fewer blocks of operations than partitions.
@@ -118,7 +124,9 @@ def make_plan(
             f"The model has {blocks} operations that can be parted, fewer than partitions={partitions}. Use at most "
             f"{blocks} partitions." + (" Operations that share weights count as one." if graph.together else "")
         )
-    return _best_plan(graph, candidates, pinned, partitions, loads, slack)
+    if contiguous:
+        return _best_plan(graph, candidates, pinned, partitions, loads, slack)
+    return _freest_plan(graph, candidates, pinned, partitions, loads, slack)
 
 
 def operation_loads(graph: Graph, partitions: int, memory_weight: float) -> npt.NDArray[np.float64]:
@@ -208,6 +216,27 @@ def _best_plan(
     plan = plan_from_assignment(graph, stage_of, partitions, loads, line.is_chain and not pinned)
     heaviest_block = max(float(loads[list(block)].sum()) for block in line.blocks)
     return Plan(graph, plan.stage_of, plan.stages, plan.heaviest, max(plan.bound, heaviest_block), plan.exact)
+
+
+def _freest_plan(
+    graph: Graph,
+    candidates: list[Line],
+    pinned: Mapping[int, int],
+    partitions: int,
+    loads: npt.NDArray[np.float64],
+    slack: float,
+) -> Plan:
+    """The best plan whose stages need not be runs of a line; of a wide graph one that is no worse than along a line."""
+    members = candidates[0].blocks
+    blocks, block_of = blocks_of(graph, members, loads, pinned)
+    stages = best_anywhere(graph, blocks, block_of, partitions, slack)
+    exact = stages is not None and not pinned
+    if stages is None:
+        along = _best_plan(graph, candidates, pinned, partitions, loads, slack)
+        stages = improved(graph, blocks, block_of, [along.stage_of[block[0]] for block in members], partitions, slack)
+    stage_of = [stages[block] if block >= 0 else -1 for block in block_of]
+    plan = plan_from_assignment(graph, stage_of, partitions, loads, exact)
+    return replace(plan, bound=max(plan.bound, float(blocks.loads.max())))
 
 
 def _sent_bytes(graph: Graph, stage_of: Sequence[int], partitions: int) -> list[int]:

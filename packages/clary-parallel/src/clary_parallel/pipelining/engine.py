@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from clary_parallel.pipelining.layout import StageLayout
-from clary_parallel.pipelining.stage import Compiled, Crossing, Feed, LossFunction, Stage
+from clary_parallel.pipelining.stage import Compiled, Crossing, Feed, LossFunction, Stage, StageCode
 from clary_parallel.schedule import Schedule, make_schedule
 from clary_parallel.schedule.execute import Observer, aligned_empty, execute
 from clary_parallel.transport import Request, Transport
@@ -33,6 +33,7 @@ class Settings:
         schedule: Name of the schedule.
         virtual: Stages a rank.
         recompute: Whether backwards compute intermediate results again.
+        xla: Whether XLA compiles the stages' functions.
     """
 
     partitions: int
@@ -40,6 +41,7 @@ class Settings:
     schedule: str
     virtual: int
     recompute: bool = False
+    xla: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,9 @@ class Engine:
             count = len(layout.network.trainable_variables)
             last = layout.number == len(self.layouts) - 1
             own = self.gradients[first : first + count]
-            stages[layout.number] = Stage(layout, loss if last else None, training, split, own, self.settings.recompute)
+            recompute = self.settings.recompute and training
+            code = StageCode(layout, loss if last else None, training, split, own, recompute, self.settings.xla)
+            stages[layout.number] = Stage(code)
             first += count
         return stages
 
@@ -288,6 +292,7 @@ class _Watched:
     def forward(self, microbatch: int, inputs: Sequence[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]]:
         sent = self._stage.forward(microbatch, inputs)
         values = sent or [np.asarray(item) for item in self._stage.results.outputs.get(microbatch, [])]
-        if not all(np.isfinite(value).all() for value in values if np.issubdtype(value.dtype, np.floating)):
+        # Integers and truth values are always finite; NumPy does not count bfloat16 among its floating types.
+        if not all(np.isfinite(value).all() for value in values if value.dtype.kind not in "iub"):
             self._tell((self._stage.layout.number, microbatch))
         return sent

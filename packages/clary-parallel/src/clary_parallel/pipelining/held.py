@@ -4,11 +4,14 @@ A Keras variable that is made inside a stateless scope knows its shape and its i
 asked for one. So a model whose building function runs in such a scope is described without any weights, and each rank
 then makes those of its own stages; the values are the ones that the model would have in one process, because Keras's
 initializers get their seeds when they are made.
+
+A model whose weights are there already is divided too, by letting go of the values that other ranks hold.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -33,6 +36,16 @@ class Fetching:
     """Where values of absent variables come from while somebody gathers them; None most of the time."""
 
     fetch: Callable[[Any], Any] | None = None
+
+
+@contextlib.contextmanager
+def fetching(fetch: Callable[[Any], Any] | None) -> Generator[None]:
+    """Inside, values of absent variables come from a function; from nowhere if it is None."""
+    before, Fetching.fetch = Fetching.fetch, fetch
+    try:
+        yield
+    finally:
+        Fetching.fetch = before
 
 
 @contextlib.contextmanager
@@ -103,6 +116,40 @@ def make_absent(variable: Any) -> None:
     if kind not in _absent_kinds:
         _absent_kinds[kind] = type(f"Absent{kind.__name__}", (_Absent, kind), {})
     variable.__class__ = _absent_kinds[kind]
+
+
+def release(variable: Any) -> None:
+    """Let go of a value that another rank holds; its memory is free once nothing else refers to it."""
+    if is_absent(variable):
+        return
+    if not has_no_value(variable):
+        variable._initializer, variable._value = _zeros, None
+    make_absent(variable)
+
+
+def give_back() -> None:
+    """Let the C library return freed memory to the system, which it would keep for later; where it can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@contextlib.contextmanager
+def present(valued: Sequence[tuple[Any, Any]]) -> Generator[None]:
+    """Absent variables have values inside, and are absent again afterwards.
+
+    Args:
+        valued: Pairs of an absent variable and its value.
+    """
+    for variable, value in valued:
+        variable.__class__ = type(variable).__bases__[1]
+        with tf.init_scope():
+            variable._initialize(value)
+    try:
+        yield
+    finally:
+        for variable, _ in valued:
+            release(variable)
 
 
 def is_absent(variable: Any) -> bool:
@@ -180,6 +227,10 @@ def _average_own_only(optimizer: Any, own: set[int]) -> None:
     optimizer._overwrite_model_variables_with_average_value = overwrite
 
 
+def _zeros(shape: Any, dtype: Any) -> Any:
+    return tf.zeros(shape, dtype)
+
+
 class _Absent:
     """What an absent variable does otherwise than Keras's."""
 
@@ -197,8 +248,8 @@ class _Absent:
             # Shapes are worked out: any value does.
             return self._initializer(self._shape, dtype=self._dtype)
         raise AbsentError(
-            f"This rank does not hold {self.path!r}: it belongs to another rank's stage. Save the model, or ask the "
-            "pipeline for get_weights(), on every rank."
+            f"This rank does not hold {self.path!r}: it belongs to another rank's stage. Save the model, or ask it for "
+            "get_weights(), on every rank."
         )
 
     def _direct_assign(self, value: Any) -> None:

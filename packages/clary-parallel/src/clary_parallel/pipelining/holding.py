@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,12 +12,15 @@ from clary_parallel.pipelining.gathering import Gathering
 from clary_parallel.pipelining.layout import StageLayout
 from clary_parallel.transport import Transport
 
+Hold = Literal["all", "own"]
+
 
 class Holding:
-    """Makes what this rank holds of a described model; of a model that is there, every rank holds all weights.
+    """Makes what this rank holds of a described model; of a model that is there, every rank holds what it is told to.
 
     Args:
         whole: The user's model, described or with weights.
+        hold: What a rank holds of a model with weights, see `pipeline`.
         layouts: Its stages.
         partitions: Ranks of the pipeline.
         transport: The pipeline's ranks.
@@ -27,6 +30,7 @@ class Holding:
     def __init__(
         self,
         whole: Any,
+        hold: Hold,
         layouts: Sequence[StageLayout],
         partitions: int,
         transport: Transport,
@@ -38,9 +42,15 @@ class Holding:
             for variable in layout.network.variables:
                 self._owner.setdefault(id(variable), layout.number % partitions)
         self._own = {key for key, owner in self._owner.items() if owner == transport.rank}
-        self.is_divided = any(held.has_no_value(variable) for variable in whole.variables)
+        self.is_divided = hold == "own" or any(held.has_no_value(variable) for variable in whole.variables)
         self._slots: list[tuple[Any, Any]] = []
         held.hold(whole.variables, self._own)
+        if hold == "own":
+            for variable in whole.variables:
+                if self._owner.get(id(variable), transport.rank) != transport.rank:
+                    held.release(variable)
+        if self.is_divided:
+            held.give_back()
 
     def agree(self) -> None:
         """Give all replicas the first one's weights. Collective."""

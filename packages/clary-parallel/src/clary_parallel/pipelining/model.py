@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from clary_parallel.partitioning import Plan, describe_plan
 from clary_parallel.pipelining.batches import Given, flat_batch, joined, sums_losses
 from clary_parallel.pipelining.engine import Engine, Outcome, Settings
 from clary_parallel.pipelining.gathering import written_to_disk
-from clary_parallel.pipelining.holding import Holding
+from clary_parallel.pipelining.holding import Hold, Holding
 from clary_parallel.pipelining.layout import StageLayout
 from clary_parallel.pipelining.update import Update, loss_scale, scales_losses
 from clary_parallel.schedule.execute import Observer
@@ -30,7 +31,7 @@ class PipelineModel(_Model):
 
     Each rank computes its own stages; the data of the first rank counts. `save` writes the ordinary, whole model with
     its optimizer's state, on the first rank. Where the pipeline was given a model, every rank has all trained weights
-    after `fit`; where it was given a function, each rank holds its own stages' weights only.
+    after `fit`; where it was given a function, or hold="own", each rank holds its own stages' weights only.
 
     Args:
         whole: The user's model.
@@ -40,6 +41,7 @@ class PipelineModel(_Model):
         settings: How it runs.
         transport: The ranks of this pipeline.
         replicas: This rank and its likes in other replicas of the pipeline; None if there is one pipeline.
+        hold: What a rank holds of a model that has weights.
     """
 
     def __init__(
@@ -51,13 +53,15 @@ class PipelineModel(_Model):
         settings: Settings,
         transport: Transport,
         replicas: Transport | None,
+        hold: Hold = "all",
     ) -> None:
-        super().__init__(name=f"{whole.name}_pipeline")
+        # Keras scales the loss by itself where the model's own policy needs it.
+        super().__init__(name=f"{whole.name}_pipeline", dtype=whole.dtype_policy)
         self.whole = whole
         self.plan = plan
         self.settings = settings
         self.transport = transport
-        self.holding = Holding(whole, layouts, settings.partitions, transport, replicas)
+        self.holding = Holding(whole, hold, layouts, settings.partitions, transport, replicas)
         self._traced, self._layouts, self._replicas = traced, layouts, replicas
         self._engine: Engine | None = None
         self._update: Update | None = None
@@ -85,8 +89,12 @@ class PipelineModel(_Model):
         return self.whole(inputs, training=training)
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **options: Any) -> None:
-        """As `keras.Model.compile`. `global_clipnorm` of the optimizer counts over all stages."""
+        """As `keras.Model.compile`. `global_clipnorm` of the optimizer counts over all stages.
+
+        With jit_compile=True XLA compiles the stages' functions; otherwise ("auto" too) TensorFlow runs them.
+        """
         super().compile(optimizer=optimizer, loss=loss, **options)
+        self.settings = replace(self.settings, xla=options.get("jit_compile") is True)
         self._given.compiled_with = {"loss": loss, **options}
         if self.optimizer is not None:
             inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
@@ -194,7 +202,7 @@ class PipelineModel(_Model):
         if self._engine is None:
             engine = self._engine = Engine(self._layouts, self.settings, self.transport, self._flat_loss)
             self.holding.agree()
-            if self.optimizer is not None:
+            if self.compiled and self.optimizer is not None:
                 self.holding.build_optimizer(self.optimizer)
             if not self.holding.is_divided:
                 engine.synchronise()
@@ -213,7 +221,7 @@ class PipelineModel(_Model):
     @contextlib.contextmanager
     def _as_one_model(self) -> Generator[None]:
         """Inside, the whole model is compiled as this one, so that the optimizer's state is part of it."""
-        if self.optimizer is None:
+        if not self.compiled or self.optimizer is None:
             yield
             return
         inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)

@@ -24,6 +24,7 @@ class Phases:
         effects: For each phase the operations whose side effects (assignments to variables) belong to it.
         first: Side effects of the last phase when a step runs it for the first time.
         later: Side effects of the last phase when a step runs it again.
+        xla: Whether XLA compiles the phases.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Phases:
         effects: Sequence[Sequence[Any]],
         first: Sequence[Any] = (),
         later: Sequence[Any] = (),
+        xla: bool = False,
     ) -> None:
-        cutter = _Cutter(concrete, arguments)
+        cutter = _Cutter(concrete, arguments, xla)
         done: set[str] = set()
         parts: list[_Part] = []
         for wanted, changes in zip(fetches[:-1], effects[:-1], strict=True):
@@ -106,8 +108,8 @@ class _Part:
 class _Cutter:
     """Cuts the graph of one traced function."""
 
-    def __init__(self, concrete: Any, arguments: Sequence[Sequence[Any]]) -> None:
-        self.graph = concrete.graph
+    def __init__(self, concrete: Any, arguments: Sequence[Sequence[Any]], xla: bool) -> None:
+        self.graph, self.xla = concrete.graph, xla
         self.captured = {internal.name: external for external, internal in self.graph.captures}
         definition = self.graph.as_graph_def()
         self.library, self.versions = definition.library, definition.versions
@@ -127,7 +129,7 @@ class _Cutter:
     def function(self, part: _Part, parameters: list[str], returns: list[str]) -> Any:
         """A part as a function of its own."""
         definition = _definition(part.order, self.nodes, part.crossing, self.library, self.versions)
-        return _function(definition, part.crossing, parameters, self.captured, returns, self.graph)
+        return _function(definition, part.crossing, parameters, self.captured, returns, self.graph, self.xla)
 
 
 def _part(roots: Sequence[Any], done: set[str], without: set[str]) -> tuple[list[str], list[str]]:
@@ -182,13 +184,10 @@ def _function(
     captured: dict[str, Any],
     returns: list[str],
     graph: Any,
+    xla: bool,
 ) -> Any:
     inside = {node.name for node in definition.node}
     specs = [tf.TensorSpec(_tensor(graph, name).shape, _tensor(graph, name).dtype) for name in parameters]
-    for number, name in enumerate(crossing):
-        placeholder = definition.node.add()
-        placeholder.name, placeholder.op = f"outside_{number}", "Placeholder"
-        placeholder.attr["dtype"].type = _tensor(graph, name).dtype.as_datatype_enum
 
     def body(*values: Any) -> list[Any]:
         at_hand = {**captured, **dict(zip(parameters, values, strict=True))}
@@ -204,7 +203,7 @@ def _function(
         )
         return [found[name] if name in found else tf.identity(at_hand[name]) for name in returns]
 
-    return tf.function(body, input_signature=specs, autograph=False).get_concrete_function()
+    return tf.function(body, input_signature=specs, autograph=False, jit_compile=xla or None).get_concrete_function()
 
 
 def _short(name: str) -> str:

@@ -10,12 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from clary_parallel.pipelining.arrays import array_of, tensor_of
-from clary_parallel.pipelining.layout import StageLayout
 from clary_parallel.pipelining.phases import Phases
 from clary_parallel.pipelining.traced_stage import Compiled, Crossing, Feed, LossFunction, StageCode, trace_stage
 from clary_parallel.schedule.execute import Arrays, Spec
 
-__all__ = ["Compiled", "Crossing", "Feed", "LossFunction", "Results", "Stage"]
+__all__ = ["Compiled", "Crossing", "Feed", "LossFunction", "Results", "Stage", "StageCode"]
 
 
 @dataclass
@@ -33,24 +32,11 @@ class Stage:
     A step's first backward replaces what the variables of gradients hold, the others add to it.
 
     Args:
-        layout: The stage.
-        loss: The loss of the model's outputs, on the last stage.
-        training: Whether there are backwards.
-        split: Whether gradients of weights are a phase of their own.
-        gradients: One variable for each trainable variable of the stage, in which gradients of micro-batches add up.
-        recompute: Whether the backward computes the forward again instead of taking its intermediate results.
+        code: What the stage computes, and into which variables gradients of micro-batches add up.
     """
 
-    def __init__(
-        self,
-        layout: StageLayout,
-        loss: LossFunction | None,
-        training: bool,
-        split: bool,
-        gradients: Sequence[Any],
-        recompute: bool,
-    ) -> None:
-        self.code = StageCode(layout, loss, training, split, gradients, recompute and training)
+    def __init__(self, code: StageCode) -> None:
+        self.code, layout = code, code.layout
         self.layout = layout
         self._state = [variable.value for variable in layout.network.non_trainable_variables]
         self.feeds: list[Feed] = []

@@ -75,6 +75,7 @@ class StageCode:
         split: Whether gradients of weights are a phase of their own.
         gradients: One variable for each trainable variable of the stage, in which gradients of micro-batches add up.
         recompute: Whether the backward computes the forward again instead of taking its intermediate results.
+        xla: Whether XLA compiles the stage's functions.
     """
 
     layout: StageLayout
@@ -82,7 +83,8 @@ class StageCode:
     training: bool
     split: bool
     gradients: Sequence[Any]
-    recompute: bool
+    recompute: bool = False
+    xla: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,17 +164,17 @@ def _cut(code: StageCode, concrete: Any, arguments: list[Any], seen: _Seen, take
     fused, again = None, None
     ends = {"first": seen.sets, "later": seen.adds}
     if not code.training:
-        phases = Phases(concrete, [seen.forward], [arguments], [effects])
+        phases = Phases(concrete, [seen.forward], [arguments], [effects], xla=code.xla)
     else:
         if code.loss is not None and not code.split:
-            fused = Phases(concrete, [[*seen.forward, *seen.backward]], [arguments], [effects], **ends)
+            fused = Phases(concrete, [[*seen.forward, *seen.backward]], [arguments], [effects], **ends, xla=code.xla)
         # Gradients of weights are added with the backward, or in a phase of their own.
         fetches: list[list[Any]] = [seen.backward, []] if code.split else [seen.backward]
         free: list[list[Any]] = [[]] if code.split else []
         if code.recompute:
-            phases = Phases(concrete, [seen.forward], [arguments], [effects])
+            phases = Phases(concrete, [seen.forward], [arguments], [effects], xla=code.xla)
             both = [[*arguments, *seen.arriving], *free]
-            again = Phases(concrete, fetches, both, [effects, *free], **ends)
+            again = Phases(concrete, fetches, both, [effects, *free], **ends, xla=code.xla)
         else:
             phases = Phases(
                 concrete,
@@ -180,6 +182,7 @@ def _cut(code: StageCode, concrete: Any, arguments: list[Any], seen: _Seen, take
                 [arguments, seen.arriving, *free],
                 [effects, [], *free],
                 **ends,
+                xla=code.xla,
             )
     gives, with_gradient = tuple(seen.gives), tuple(seen.with_gradient)
     return Compiled(phases, fused, again, takes, gives, with_gradient, bool(code.layout.network.losses))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from html import escape
 
 import numpy as np
@@ -10,6 +11,8 @@ from clary_parallel.schedule.actions import Work
 from clary_parallel.schedule.simulate import Prediction
 
 _CELLS_AT_MOST = 20_000
+_SMALLEST_LETTERS = 6.0
+_NAMES = {Work.FORWARD: "forward", Work.BACKWARD: "backward", Work.WEIGHT: "gradients of weights"}
 _HUES = {Work.FORWARD: 214, Work.BACKWARD: 140, Work.WEIGHT: 38}
 
 
@@ -54,13 +57,20 @@ def draw_svg(prediction: Prediction, width: int = 1000, row: int = 30) -> str:
             label = f"{action.work.letter}{action.microbatch}"
             parts.append(
                 f'<rect x="{x:.1f}" y="{y}" width="{end - x:.1f}" height="{row - 4}" '
-                f'fill="hsl({_HUES[action.work]},60%,{light:.0f}%)" stroke="white" stroke-width="0.7">'
+                f'fill="{_colour(action.work, light)}" stroke="white" stroke-width="0.7">'
                 f"<title>{action}</title></rect>"
             )
-            if end - x > 7.5 * len(label):
-                at = f'x="{(x + end) / 2:.1f}" y="{y + row * 0.57:.1f}"'
+            letters = min(12.0, (end - x - 1) / (0.62 * len(label)))
+            if letters >= _SMALLEST_LETTERS:
+                at = f'x="{(x + end) / 2:.1f}" y="{y + row * 0.57:.1f}" font-size="{letters:.1f}"'
                 parts.append(f'<text {at} text-anchor="middle" fill="#111">{label}</text>')
-    parts.append(f'<text x="{left}" y="{height - 8}" fill="#555">time →</text></svg>')
+    parts.append(f'<text x="{left}" y="{height - 8}" fill="#555">time →</text>')
+    works = sorted({action.work for rank in range(schedule.ranks) for action in schedule.actions(rank)})
+    for number, work in enumerate(works):
+        x = left + width - 170 * (len(works) - number)
+        parts.append(f'<rect x="{x}" y="{height - 18}" width="12" height="12" fill="{_colour(work, 78)}"/>')
+        parts.append(f'<text x="{x + 17}" y="{height - 8}" fill="#555">{work.letter}: {_NAMES[work]}</text>')
+    parts.append("</svg>")
     return "\n".join(parts) + "\n"
 
 
@@ -98,6 +108,12 @@ def draw_text(prediction: Prediction, columns: int = 120) -> str:
             row[first:last] = list(text.ljust(last - first, "·"))[: last - first]
         lines.append(f"{f'device {rank}'.ljust(margin)}  {''.join(row)}")
     return "\n".join(lines)
+
+
+def _colour(work: Work, light: float) -> str:
+    # As hexadecimal numbers: many programs that show SVG paint hsl() black.
+    red, green, blue = colorsys.hls_to_rgb(_HUES[work] / 360, light / 100, 0.6)
+    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
 def _caption(prediction: Prediction) -> str:

@@ -99,11 +99,9 @@ def init(config: Mapping[str, Any] | None = None) -> None:
         ParameterError: A parameter is wrong or does not fit the number of ranks.
         NotOffered: A parameter asks for what only the PyTorch library does.
     """
-    here = job.start(config)
+    job.start(config)
     keras_two.install()
     _two_threads()
-    if here.parameters.xla:
-        tf.config.optimizer.set_jit(True)
 
 
 def _two_threads() -> None:

@@ -30,6 +30,8 @@ def test_models_are_traced_with_their_costs_and_partition_evenly():
     assert found["pins"] == {"pinned": 1}
     assert found["together"] == [[1, 3]]
     assert found["names"] == ["shared", "re_lu", "shared/1", "dense_2"]
+    first, *others = found["alike"]
+    assert others == [pytest.approx(1.5 * first)] * 2  # nobody needs the gradient of the first layer's input
     assert "'raw' is a subclassed model that was never called" in found["never called"]
     assert "Model 'raw' cannot be traced" in found["untraceable"]
     assert "wrap other TensorFlow calls in a keras.layers.Layer" in found["untraceable"]

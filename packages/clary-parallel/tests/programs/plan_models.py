@@ -40,6 +40,9 @@ tied = trace_model(keras.Model(inputs, keras.layers.Dense(2)(shared(keras.layers
 found["together"] = tied.graph.together
 found["names"] = [operation.name for operation in tied.graph.operations][1:]
 
+likes = keras.Sequential([keras.Input((64,)), *(keras.layers.Dense(64) for _ in range(3))])
+found["alike"] = [operation.seconds for operation in trace_model(likes).graph.operations][1:]
+
 
 class Raw(keras.Model):
     def __init__(self) -> None:

@@ -14,9 +14,6 @@ from typing import Any
 _FLOPS_A_SECOND = 2e10
 _BYTES_A_SECOND = 5e9
 _CALL_SECONDS = 2e-6
-_BACKWARD_TOO = 3
-"""A backward is two forwards: one for the gradient of the input, one for that of the weights."""
-
 _NO_PRODUCTS = {"Embedding", "BatchNormalization", "LayerNormalization", "GroupNormalization", "Normalization"}
 
 
@@ -45,9 +42,15 @@ def estimate_flops(call: Any, microbatch: int) -> float:
     return flops
 
 
-def estimate_seconds(flops: float, moved_bytes: float) -> float:
-    """Time of a forward and backward on one core of these days: arithmetic, memory, and a call."""
-    return _BACKWARD_TOO * (flops / _FLOPS_A_SECOND + moved_bytes / _BYTES_A_SECOND + _CALL_SECONDS)
+def estimate_seconds(flops: float, moved_bytes: float, passes: int = 3) -> float:
+    """Time of a forward and backward on one core of these days: arithmetic, memory, and a call.
+
+    Args:
+        flops: Of the forward.
+        moved_bytes: By the forward.
+        passes: 1 for the forward, and 1 each for the gradients of the input and of the weights, where they are needed.
+    """
+    return passes * (flops / _FLOPS_A_SECOND + moved_bytes / _BYTES_A_SECOND + _CALL_SECONDS)
 
 
 def _count(shape: Sequence[int | None], microbatch: int) -> int:

@@ -212,6 +212,7 @@ def _graph(calls: Sequence[Call], inputs: Sequence[Any], outputs: Sequence[Any],
     groups: dict[int, set[int]] = {}
     operations: list[Operation] = []
     names: dict[str, int] = {}
+    reached = gradient_reaches(calls)
     for index, call in enumerate(calls):
         weights = list(getattr(call.operation, "weights", ()))
         own = 0
@@ -223,6 +224,7 @@ def _graph(calls: Sequence[Call], inputs: Sequence[Any], outputs: Sequence[Any],
                 groups.setdefault(owner, {owner}).add(index)
         made = sum(_bytes(tensor.shape, tensor.dtype, microbatch) for tensor in call.outputs)
         flops = estimate_flops(call, microbatch)
+        passes = 3 if reached[index] else 2 if _is_trained(call) else 1
         operations.append(
             Operation(
                 name=_unique(call.operation.name, names),
@@ -230,7 +232,7 @@ def _graph(calls: Sequence[Call], inputs: Sequence[Any], outputs: Sequence[Any],
                 weight_bytes=own,
                 output_bytes=made,
                 activation_bytes=made if call.inputs else 0,
-                seconds=estimate_seconds(flops, made) if call.inputs else 0.0,
+                seconds=estimate_seconds(flops, made, passes) if call.inputs else 0.0,
                 flops=flops,
                 kind=type(call.operation).__name__,
                 replicated=index < len(inputs),
@@ -238,6 +240,21 @@ def _graph(calls: Sequence[Call], inputs: Sequence[Any], outputs: Sequence[Any],
         )
     together = tuple(tuple(sorted(group)) for group in _joined(list(groups.values())))
     return Graph(tuple(operations), tuple(sorted({producer[id(tensor)] for tensor in outputs})), together)
+
+
+def gradient_reaches(calls: Sequence[Call]) -> list[bool]:
+    """Whether the backward of each call goes on to its inputs: only where a weight before it is trained."""
+    reached: list[bool] = []
+    trained: set[int] = set()
+    for call in calls:
+        reached.append(any(id(tensor) in trained for tensor in call.inputs))
+        if reached[-1] or _is_trained(call):
+            trained.update(id(tensor) for tensor in call.outputs)
+    return reached
+
+
+def _is_trained(call: Call) -> bool:
+    return bool(getattr(call.operation, "trainable_weights", ()))
 
 
 def _joined(groups: list[set[int]]) -> list[set[int]]:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clary_parallel.analyse.keras_model import Call, TracedModel
+from clary_parallel.analyse.keras_model import Call, TracedModel, gradient_reaches
 from clary_parallel.frameworks import keras, tf
 
 _REPEATS = 3
@@ -42,13 +42,14 @@ def measure_operations(traced: TracedModel, microbatch: int, cache: Path | None 
     known = _read(file)
     before = len(known)
     seconds: list[float] = []
-    for operation, call in zip(traced.graph.operations, traced.calls, strict=True):
+    reached = gradient_reaches(traced.calls)
+    for operation, call, reaches in zip(traced.graph.operations, traced.calls, reached, strict=True):
         if not call.inputs:
             seconds.append(0.0)
             continue
-        key = _key(call, microbatch)
+        key = _key(call, microbatch, reaches)
         if key not in known:
-            measured = _measure(call, microbatch)
+            measured = _measure(call, microbatch, reaches)
             known[key] = operation.seconds if measured is None else measured
         seconds.append(known[key])
     if len(known) > before:
@@ -69,17 +70,17 @@ def cache_file() -> Path:
     return Path(named) if named else Path("~/.cache/clary-parallel/operations.json").expanduser()
 
 
-def _measure(call: Call, microbatch: int) -> float | None:
+def _measure(call: Call, microbatch: int, reaches: bool) -> float | None:
     """Seconds of a call's forward and backward without the cost of calling a function; None if it cannot run alone."""
     try:
-        run = _alone(call, microbatch)
+        run = _alone(call, microbatch, reaches)
         run()
     except Exception:  # noqa: BLE001 (a layer of the user's may need anything: then its estimate stands)
         return None
     return max(_shortest(run) - _call_cost(), 1e-7)
 
 
-def _alone(call: Call, microbatch: int) -> Callable[[], Any]:
+def _alone(call: Call, microbatch: int, reaches: bool) -> Callable[[], Any]:
     """A compiled function that runs an operation like the call's, forwards and backwards."""
     node = call.outputs[0]._keras_history.operation._inbound_nodes[call.outputs[0]._keras_history.node_index]
 
@@ -95,7 +96,7 @@ def _alone(call: Call, microbatch: int) -> Callable[[], Any]:
     arrays = [item for item in keras.tree.flatten(given) if tf.is_tensor(item)]
     operation(*given[0], **given[1])  # Makes the weights.
     weights = [variable.value for variable in getattr(operation, "trainable_variables", [])]
-    sources = [item for item in arrays if item.dtype.is_floating]
+    sources = [item for item in arrays if item.dtype.is_floating and reaches]
 
     def run() -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -133,7 +134,7 @@ def _zeros(tensor: Any, microbatch: int) -> Any:
     return tf.zeros(shape[: len(tensor.shape)], tensor.dtype)
 
 
-def _key(call: Call, microbatch: int) -> str:
+def _key(call: Call, microbatch: int, reaches: bool) -> str:
     """What makes two calls alike: class, settings but for names and initial values, shapes, types, and the machine."""
     operation = call.operation
     if isinstance(operation, keras.layers.Layer):
@@ -146,7 +147,9 @@ def _key(call: Call, microbatch: int) -> str:
     shapes = [([*tensor.shape], str(tensor.dtype)) for tensor in call.inputs]
     here = (platform.processor(), platform.machine(), tf.__version__, keras.__version__, _threads())
     kind = type(operation)
-    told = json.dumps([kind.__module__, kind.__name__, settings, shapes, microbatch, here], default=str, sort_keys=True)
+    told = json.dumps(
+        [kind.__module__, kind.__name__, settings, shapes, microbatch, reaches, here], default=str, sort_keys=True
+    )
     return f"{kind.__name__} {hashlib.blake2b(told.encode(), digest_size=12).hexdigest()}"
 
 

@@ -68,7 +68,7 @@ def make_plan(
     *,
     optimize: Optimize = "memory",
     memory_weight: float | None = None,
-    slack: float = 0.05,
+    slack: float | None = None,
     pins: Mapping[str, int] | None = None,
     auto_partition: bool = True,
     default_partition: int = 0,
@@ -88,7 +88,8 @@ def make_plan(
         partitions: How many stages.
         optimize: "memory" weighs memory with 0.8, "speed" with 0.2 (the SageMaker library's own numbers).
         memory_weight: Another weight of memory, from 0 to 1.
-        slack: How much heavier than necessary, as a share, the heaviest stage may be to send fewer bytes.
+        slack: How much heavier than necessary, as a share, the heaviest stage may be to send fewer bytes; by default a
+            twentieth of the weight of memory: a plan for time alone gives no time away.
         pins: Stage of operations, by name.
         auto_partition: Whether to choose stages for operations that are not pinned.
         default_partition: Where they go otherwise.
@@ -109,6 +110,7 @@ def make_plan(
             'A plan needs optimize="memory" or "speed" and memory_weight from 0 to 1. '
             f"Received: optimize={optimize!r}, memory_weight={memory_weight!r}."
         )
+    slack = 0.05 * weight if slack is None else slack
     loads = operation_loads(graph, partitions, weight)
     pinned = pinned_stages(graph, pins or {}, partitions)
     if not auto_partition:

@@ -4,24 +4,50 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
+import importlib.util
+import os
 import threading
+from typing import TYPE_CHECKING
 
+from clary_parallel.data import choice
 from clary_parallel.data.agreement import Agreement
 from clary_parallel.errors import Disagreement, ParallelError
 from clary_parallel.transport import Transport, mpi
 from clary_parallel.transport.inprocess import solo
 
+if TYPE_CHECKING:
+    from clary_parallel.data.collectives import Collectives
+
 _lock = threading.Lock()
 _agreement: Agreement | None = None
+_collectives: Collectives | None = None
 
 
 def init() -> None:
-    """Join the other ranks of this job; alone when no MPI launcher started this process. May be called again."""
-    global _agreement
+    """Join the other ranks of this job; alone when no MPI launcher started this process. May be called again.
+
+    Call it before TensorFlow makes its first tensor: where ranks have GPUs, each takes its own, and gradients are
+    summed on them (see `choice`).
+    """
+    global _agreement, _collectives
     with _lock:
         if _agreement is None:
-            _agreement = Agreement(mpi.connect() if mpi.launched() else solo())
+            wanted = choice.wanted()
+            ranks = mpi.connect() if mpi.launched() else solo()
+            if isinstance(ranks, mpi.MpiTransport) and ranks.size > 1:
+                _collectives = _set_up(ranks, wanted)
+            _agreement = Agreement(ranks)
             atexit.register(_leave)
+
+
+def _set_up(ranks: mpi.MpiTransport, wanted: str) -> Collectives | None:
+    # Whether TensorFlow has to be asked at all, on any rank: it takes seconds to import.
+    hidden = wanted == "auto" and os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    ask = wanted != "mpi" and not hidden and importlib.util.find_spec("tensorflow") is not None
+    if not any(ranks.allgather_object(ask)):
+        return None
+    return importlib.import_module("clary_parallel.data.collectives").set_up(ranks)
 
 
 def join(ranks: Transport) -> None:
@@ -51,6 +77,11 @@ def transport() -> Transport:
     return agreement().transport
 
 
+def collectives() -> Collectives | None:
+    """TensorFlow's collectives among all ranks, where those sum gradients; None where MPI does."""
+    return _collectives
+
+
 def rank() -> int:
     """This process's number in the job, from 0."""
     return transport().rank
@@ -73,10 +104,10 @@ def local_size() -> int:
 
 def shutdown() -> None:
     """Leave the job; waits until all ranks do."""
-    global _agreement
+    global _agreement, _collectives
     with _lock:
         if _agreement is not None:
-            leaving, _agreement = _agreement, None
+            leaving, _agreement, _collectives = _agreement, None, None
             leaving.leave()
             leaving.transport.close()
 

@@ -1,0 +1,104 @@
+"""Gradients summed by TensorFlow's collectives: here by its ring over gRPC, which takes the same way as NCCL."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parallel_lab import TESTS, Ended, run_ranks
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = TESTS / "programs" / "device_collectives.py"
+RING = {"CLARY_PARALLEL_COLLECTIVES": "ring"}
+
+START = """
+import os, signal
+import clary_parallel
+clary_parallel.init()
+import tensorflow as tf
+from clary_parallel.data import collectives, gradients, world
+reducer = gradients.GradientReducer()
+step = tf.function(lambda: reducer.reduce([tf.ones([1000]), tf.ones([3, 2])])[0])
+step()
+def stop(signum):
+    begin = collectives.Collectives.begin
+    collectives.Collectives.begin = lambda *given: (begin(*given), os.kill(os.getpid(), signum))
+"""
+
+
+@functools.cache
+def stock() -> dict[str, Any]:
+    ended = run_ranks(PROGRAM, 1, "stock")
+    assert ended.code == 0, ended.errors
+    return ended.reports[0]
+
+
+@functools.cache
+def parallel() -> Ended:
+    ended = run_ranks(PROGRAM, 2, "parallel", variables=RING)
+    assert ended.code == 0, ended.errors
+    assert [report["hint"] for report in ended.reports.values()] == ["ring", "ring"]
+    return ended
+
+
+@pytest.mark.parametrize("case", ["dense", "convolution", "loop"])
+def test_two_ranks_have_the_weights_of_one_process(case: str) -> None:
+    for rank in (0, 1):
+        for ours, theirs in zip(parallel().reports[rank][case], stock()[case], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
+    assert parallel().reports[0][case] == parallel().reports[1][case]
+
+
+def test_gradients_sent_in_half_precision_come_close_and_are_equal_on_all_ranks() -> None:
+    for ours, theirs in zip(parallel().reports[0]["half"], stock()["half"], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.01)
+    assert parallel().reports[0]["half"] == parallel().reports[1]["half"]
+
+
+def test_a_rank_that_has_joined_takes_part_in_the_sums_of_the_others() -> None:
+    assert parallel().reports[0]["unequal"] == [2.0, 4.0, 3.0]
+    assert parallel().reports[1]["unequal"] == [2.0, 4.0]
+
+
+def test_a_gradient_that_is_not_finite_is_named_with_its_rank() -> None:
+    for report in parallel().reports.values():
+        assert "rank 1: the kernel (1 NaN, 0 infinite of 2)" in report["refused"]
+
+
+def test_a_rank_that_stops_in_the_middle_of_a_sum_ends_the_job_within_the_patience_and_is_named() -> None:
+    program = START + "if world.rank() == 1: stop(signal.SIGSTOP)\nstep()\nprint('went on')"
+    ended = run_ranks(program, 2, variables={**RING, "CLARY_PARALLEL_PATIENCE": "6"}, timeout=90)
+    assert ended.code != 0
+    assert "rank 0 waited 6 s in a sum on the devices (ring) for rank 1. Rank 1 was last heard of" in ended.errors
+    assert "went on" not in ended.output
+
+
+def test_a_rank_that_is_killed_in_the_middle_of_a_sum_ends_the_job_at_once() -> None:
+    ended = run_ranks(START + "if world.rank() == 1: stop(signal.SIGKILL)\nstep()\nprint('went on')", 2, variables=RING)
+    assert ended.code != 0
+    assert "went on" not in ended.output
+
+
+def test_ranks_that_want_different_sums_all_learn_it() -> None:
+    ended = run_ranks(START + "reducer.reduce([tf.ones([world.rank() + 1])])", 2, variables=RING)
+    assert ended.code != 0
+    assert "rank 0: fused allreduce on the devices gradients (float32[1]) average" in ended.errors
+    assert "rank 1: fused allreduce on the devices gradients (float32[2]) average" in ended.errors
+
+
+def test_init_after_the_first_tensor_is_refused() -> None:
+    program = "import tensorflow as tf\ntf.ones([1])\nimport clary_parallel\nclary_parallel.init()"
+    ended = run_ranks(program, 2, variables=RING)
+    assert ended.code != 0
+    assert "CLARY_PARALLEL_COLLECTIVES=ring cannot be had: rank 0: TensorFlow had made its first tensor" in ended.errors
+
+
+def test_nccl_without_a_gpu_is_refused() -> None:
+    program = "import clary_parallel\nclary_parallel.init()"
+    ended = run_ranks(program, 2, variables={"CLARY_PARALLEL_COLLECTIVES": "nccl"})
+    assert ended.code != 0
+    assert "CLARY_PARALLEL_COLLECTIVES=nccl cannot be had: rank 0, 1 sees no GPU" in ended.errors

@@ -71,9 +71,9 @@ def test_a_gradient_that_is_not_finite_is_named_with_its_rank() -> None:
 
 def test_a_rank_that_stops_in_the_middle_of_a_sum_ends_the_job_within_the_patience_and_is_named() -> None:
     program = START + "if world.rank() == 1: stop(signal.SIGSTOP)\nstep()\nprint('went on')"
-    ended = run_ranks(program, 2, variables={**RING, "CLARY_PARALLEL_PATIENCE": "6"}, timeout=90)
+    ended = run_ranks(program, 2, variables={**RING, "CLARY_PARALLEL_PATIENCE": "8"}, timeout=90)
     assert ended.code != 0
-    assert "rank 0 waited 6 s in a sum on the devices (ring) for rank 1. Rank 1 was last heard of" in ended.errors
+    assert "rank 0 waited 8 s in a sum on the devices (ring) for rank 1. Rank 1 was last heard of" in ended.errors
     assert "went on" not in ended.output
 
 

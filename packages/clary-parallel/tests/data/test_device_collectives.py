@@ -102,3 +102,38 @@ def test_nccl_without_a_gpu_is_refused() -> None:
     ended = run_ranks(program, 2, variables={"CLARY_PARALLEL_COLLECTIVES": "nccl"})
     assert ended.code != 0
     assert "CLARY_PARALLEL_COLLECTIVES=nccl cannot be had: rank 0, 1 sees no GPU" in ended.errors
+
+
+PINNING = """
+import tensorflow as tf
+from rank_report import report
+from clary_parallel.data import collectives
+
+class Rank:
+    local_rank = 1
+
+def chosen(visible, gpus=("first", "second")):
+    found = {"growing": []}
+    tf.config.list_physical_devices = lambda kind: list(gpus)
+    tf.config.get_visible_devices = lambda kind: list(visible)
+    tf.config.get_logical_device_configuration = lambda gpu: None
+    tf.config.experimental.set_memory_growth = lambda gpu, on: found["growing"].append(gpu)
+    tf.config.set_visible_devices = lambda gpu, kind: found.update(visible=gpu)
+    seen, known = collectives._seen(Rank())
+    collectives._pin(known, Rank.local_rank)
+    return {**found, "named": seen.gpu and seen.gpu.split("'s ")[1]}
+
+report([chosen(["first", "second"]), chosen(["first"]), chosen([]), chosen([], [])], 0)
+"""
+
+
+def test_a_rank_pins_itself_to_the_gpu_of_its_local_rank_unless_its_script_has_chosen() -> None:
+    # TensorFlow's list of GPUs is made up: there is none here.
+    ended = run_ranks(PINNING, 1, variables={"CUDA_VISIBLE_DEVICES": ""})
+    assert ended.code == 0, ended.errors
+    assert ended.reports[0] == [
+        {"growing": ["first", "second"], "visible": "second", "named": "GPU 1"},
+        {"growing": [], "named": "GPU 0"},
+        {"growing": [], "named": None},
+        {"growing": [], "named": None},
+    ]

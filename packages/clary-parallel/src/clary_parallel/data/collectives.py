@@ -92,8 +92,10 @@ def _pin(gpus: list[Any], local_rank: int) -> None:
         return
     mine = gpus[choice.gpu_of(len(gpus), local_rank) or 0]
     for gpu in gpus:
-        # One setting for all, hidden ones included: scripts that pin themselves set it for all as well.
-        tf.config.experimental.set_memory_growth(gpu, True)
+        # For all, hidden ones included: scripts that pin themselves do so as well. A GPU that a script has cut into
+        # parts of given sizes cannot grow.
+        if tf.config.get_logical_device_configuration(gpu) is None:
+            tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.set_visible_devices(mine, "GPU")
 
 

@@ -105,12 +105,12 @@ def _summed(devices: Collectives, flat: Tensor, key: Tensor, scales: Tensor) -> 
     if flat.dtype not in graph.HALF:
         mine = flat * tf.cast(scales[devices.rank], flat.dtype)
         return tf.raw_ops.CollectiveReduceV2(input=mine, instance_key=key, merge_op="Add", final_op="Id", **group)
-    # As `fusion.allreduce_half`: half the bytes travel, each rank sums one share in float32, all get all sums.
+    # As `fusion.allreduce_half`: half the bytes travel, each rank sums one share in float32, all get all sums. What is
+    # only moved is called float16, since gathering does not know bfloat16.
     count = tf.size(flat)
-    padded = tf.pad(flat, [[0, -count % devices.size]])
-    received = tf.raw_ops.CollectiveAllToAllV2(input=tf.reshape(padded, [devices.size, -1]), instance_key=key, **group)
-    total = tf.tensordot(tf.cast(scales, tf.float32), tf.cast(received, tf.float32), 1)
-    # Gathering only copies, and knows float16 but not bfloat16.
+    padded = tf.bitcast(tf.pad(flat, [[0, -count % devices.size]]), tf.float16)
+    shares = tf.raw_ops.CollectiveAllToAllV2(input=tf.reshape(padded, [devices.size, -1]), instance_key=key, **group)
+    total = tf.tensordot(tf.cast(scales, tf.float32), tf.cast(tf.bitcast(shares, flat.dtype), tf.float32), 1)
     sent = tf.bitcast(tf.cast(total, flat.dtype), tf.float16)
     joined = tf.raw_ops.CollectiveGatherV2(input=sent, instance_key=key + 1, **group)
     return tf.bitcast(joined, flat.dtype)[:count]

@@ -56,6 +56,11 @@ def join(ranks: Transport) -> None:
     with _lock:
         if _agreement is not None:
             raise ParallelError("The ranks are connected already: call init() once, or leave it to smp.init().")
+        if choice.wanted() in ("nccl", "ring"):
+            raise ParallelError(
+                f"{choice.VARIABLE}={choice.wanted()} cannot be had: ranks that smp.init() divides into groups sum "
+                "gradients by MPI. Leave the variable out."
+            )
         _agreement = Agreement(ranks)
         atexit.register(_leave)
 

@@ -28,18 +28,14 @@ _GROUP = 1  # All ranks of the job; there is no other group.
 def mean_of_bucket(
     tensors: Sequence[Tensor], what: str, weight: Tensor, *, average: bool = True, check: graph.Check | None = None
 ) -> list[Tensor]:
-    """`graph.mean_of_bucket`, summed where `world.collectives` says."""
+    """`graph.mean_of_bucket`, summed where `world.collectives` says. The tensors' shapes are known."""
     devices = world.collectives()
     if devices is None:
         return graph.mean_of_bucket(tensors, what, weight, average=average, check=check)
-    unknown = [index for index, tensor in enumerate(tensors) if not tensor.shape.is_fully_defined()]
-    names = [tensor.dtype.name for tensor in tensors]
-    static = [tuple(tensor.shape) if index not in unknown else () for index, tensor in enumerate(tensors)]
+    of = tuple((tensor.dtype.name, tuple(tensor.shape)) for tensor in tensors)
+    call = Call(ON_DEVICES, what, of, "average" if average else "sum")
 
-    def handshake(weight_here: Any, *found: Any) -> tuple[Any, Any]:
-        shapes = dict(paired(unknown, [tuple(map(int, shape)) for shape in found]))
-        of = tuple((name, shapes.get(index, static[index])) for index, name in enumerate(names))
-        call = Call(ON_DEVICES, what, of, "average" if average else "sum")
+    def handshake(weight_here: Any) -> tuple[Any, Any]:
         world.agreement().agree(call)
         return _begin(devices, call, float(weight_here))
 
@@ -52,20 +48,17 @@ def mean_of_bucket(
     with tf.device(devices.device):
         flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
     with tf.control_dependencies([flat]):
-        told = [tf.cast(weight, tf.float32), *(tf.shape(tensors[index]) for index in unknown)]
-        key, scales = graph.collective(handshake, told, [tf.int32, tf.float64])
+        key, scales = graph.collective(handshake, [tf.cast(weight, tf.float32)], [tf.int32, tf.float64])
     with tf.device(devices.device):
         reduced = _summed(devices, flat, key, scales)
-        parts = tf.split(reduced, [tf.size(tensor) for tensor in tensors])
-        outputs = [tf.reshape(part, tf.shape(tensor)) for part, tensor in paired(parts, tensors)]
+        parts = tf.split(reduced, [tensor.shape.num_elements() for tensor in tensors])
+        outputs = [tf.reshape(part, tensor.shape) for part, tensor in paired(parts, tensors)]
     with tf.control_dependencies([reduced]):
         (done,) = graph.collective(finish, [*tensors, *outputs] if check is not None else [], [tf.int32])
     if check is not None:
         # Nothing is done with means that are refused.
         with tf.control_dependencies([done]):
             outputs = [tf.identity(output) for output in outputs]
-    for output, tensor in paired(outputs, tensors):
-        output.set_shape(tensor.shape)
     return outputs
 
 

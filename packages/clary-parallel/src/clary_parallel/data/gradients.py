@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clary_parallel.data import graph, world
+from clary_parallel.data import device_exchange, graph, world
 from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.data.fusion import plan
 from clary_parallel.errors import NonFiniteGradient
@@ -95,7 +95,7 @@ class GradientReducer:
         for number, bucket in enumerate(buckets, 1):
             mine = [names[given[index][0]] for index in bucket.indices]
             what = "gradients" if len(buckets) == 1 else f"gradients, bucket {number} of {len(buckets)}"
-            reduced = graph.mean_of_bucket(
+            reduced = device_exchange.mean_of_bucket(
                 [tensors[index] for index in bucket.indices],
                 what,
                 weight,

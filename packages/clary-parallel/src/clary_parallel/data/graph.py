@@ -25,7 +25,7 @@ Tensor = Any
 _last: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _pool = Pool()
 FUSED = "fused allreduce"
-_HALF = (tf.float16, tf.bfloat16)
+HALF = (tf.float16, tf.bfloat16)
 
 
 def collective(function: Callable[..., Any], inputs: Sequence[Tensor], types: Sequence[Any]) -> list[Tensor]:
@@ -60,7 +60,7 @@ def mean_of_bucket(
         weight: scalar; this rank's weight in the mean.
         check: looks at (local, reduced) arrays, raises.
     """
-    half = tensors[0].dtype in _HALF
+    half = tensors[0].dtype in HALF
 
     def exchange(weight_here: Any, *arrays: Any) -> list[Any]:
         agreement = world.agreement()
@@ -106,7 +106,7 @@ def mean_of_slices(slices: Any, what: str, weight: Tensor, *, average: bool = Tr
 def allreduce(tensor: Tensor, what: str = "", operation: Operation = "sum") -> Tensor:
     """The element-wise sum, greatest or least over ranks of a tensor of any numeric type."""
     kind = tensor.dtype
-    widened = tf.cast(tensor, tf.float32) if kind in _HALF else tensor
+    widened = tf.cast(tensor, tf.float32) if kind in HALF else tensor
 
     def exchange(array: Any) -> Any:
         agreement = world.agreement()

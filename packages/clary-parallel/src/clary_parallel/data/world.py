@@ -4,24 +4,50 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
+import importlib.util
+import os
 import threading
+from typing import TYPE_CHECKING
 
+from clary_parallel.data import choice
 from clary_parallel.data.agreement import Agreement
 from clary_parallel.errors import Disagreement, ParallelError
 from clary_parallel.transport import Transport, mpi
 from clary_parallel.transport.inprocess import solo
 
+if TYPE_CHECKING:
+    from clary_parallel.data.collectives import Collectives
+
 _lock = threading.Lock()
 _agreement: Agreement | None = None
+_collectives: Collectives | None = None
 
 
 def init() -> None:
-    """Join the other ranks of this job; alone when no MPI launcher started this process. May be called again."""
-    global _agreement
+    """Join the other ranks of this job; alone when no MPI launcher started this process. May be called again.
+
+    Call it before TensorFlow makes its first tensor: where ranks have GPUs, each takes its own, and gradients are
+    summed on them (see `choice`).
+    """
+    global _agreement, _collectives
     with _lock:
         if _agreement is None:
-            _agreement = Agreement(mpi.connect() if mpi.launched() else solo())
+            wanted = choice.wanted()
+            ranks = mpi.connect() if mpi.launched() else solo()
+            if isinstance(ranks, mpi.MpiTransport) and ranks.size > 1:
+                _collectives = _set_up(ranks, wanted)
+            _agreement = Agreement(ranks)
             atexit.register(_leave)
+
+
+def _set_up(ranks: mpi.MpiTransport, wanted: str) -> Collectives | None:
+    # Whether TensorFlow has to be asked at all, on any rank: it takes seconds to import.
+    hidden = wanted == "auto" and os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    ask = wanted != "mpi" and not hidden and importlib.util.find_spec("tensorflow") is not None
+    if not any(ranks.allgather_object(ask)):
+        return None
+    return importlib.import_module("clary_parallel.data.collectives").set_up(ranks)
 
 
 def join(ranks: Transport) -> None:
@@ -30,6 +56,11 @@ def join(ranks: Transport) -> None:
     with _lock:
         if _agreement is not None:
             raise ParallelError("The ranks are connected already: call init() once, or leave it to smp.init().")
+        if choice.wanted() in ("nccl", "ring"):
+            raise ParallelError(
+                f"{choice.VARIABLE}={choice.wanted()} cannot be had: ranks that smp.init() divides into groups sum "
+                "gradients by MPI. Leave the variable out."
+            )
         _agreement = Agreement(ranks)
         atexit.register(_leave)
 
@@ -49,6 +80,11 @@ def agreement() -> Agreement:
 def transport() -> Transport:
     """The job's transport; an error before `init`."""
     return agreement().transport
+
+
+def collectives() -> Collectives | None:
+    """TensorFlow's collectives among all ranks, where those sum gradients; None where MPI does."""
+    return _collectives
 
 
 def rank() -> int:
@@ -73,10 +109,10 @@ def local_size() -> int:
 
 def shutdown() -> None:
     """Leave the job; waits until all ranks do."""
-    global _agreement
+    global _agreement, _collectives
     with _lock:
         if _agreement is not None:
-            leaving, _agreement = _agreement, None
+            leaving, _agreement, _collectives = _agreement, None, None
             leaving.leave()
             leaving.transport.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clary_parallel.data import graph, world
+from clary_parallel.data import device_exchange, graph, world
 from clary_parallel.data.agreement import Call
 from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.data.gradients import DistributedGradientTape as _Tape
@@ -98,7 +98,7 @@ def mpi_built() -> bool:
 
 
 def not_built() -> int:
-    """No: gloo, NCCL, DDL, CCL, CUDA and ROCm are not used."""
+    """No: of gloo, NCCL, DDL, CCL, CUDA and ROCm nothing is built in. Where NCCL sums gradients, it is TensorFlow's."""
     return 0
 
 
@@ -244,7 +244,7 @@ def barrier(process_set: Any = None) -> None:
 
 def join(device: int = -1) -> int:
     """Take part in the others' allreduces with zeros until all ranks have joined; return the last one to join."""
-    return world.agreement().join(graph.zeros_for)
+    return world.agreement().join(device_exchange.zeros_for)
 
 
 def DistributedGradientTape(  # noqa: N802 (Horovod's name)

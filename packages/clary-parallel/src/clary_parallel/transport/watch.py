@@ -63,7 +63,7 @@ class Watch:
         try:
             yield
         finally:
-            del self._inside[thread]
+            self._inside.pop(thread, None)  # Gone, if a call was left without its end and the thread made others.
             self._last, self._left = call, time.monotonic()
 
     def stop(self) -> None:

@@ -9,8 +9,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -40,15 +41,16 @@ AWS_CLI = Sdk("awscli", ("3.12", "3.11"), ("awscli<2",))
 
 @dataclass(frozen=True)
 class Server:
-    """A running server, and how a user runs things against it."""
+    """A running server, and how a user runs things against it. `settings` are variables that it was started with."""
 
     home: Path
     port: int
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def environment(self) -> dict[str, str]:
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SAGEMAKER_"))}
-        return {**plain, "CLARY_HOME": str(self.home), "CLARY_PORT": str(self.port)}
+        return {**plain, "CLARY_HOME": str(self.home), "CLARY_PORT": str(self.port), **self.settings}
 
     def clary(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a `clary` command."""
@@ -77,18 +79,44 @@ class Server:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with an empty record; framework environments come from the cache that all tests share."""
-    home = tmp_path_factory.mktemp("clary-home")
+    with serving(tmp_path_factory.mktemp("clary-home")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server_on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One whose hosts run on a Ray cluster of two nodes."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "packages" / "clary" / "tests" / "cluster"))
+    import ray_machines
+
+    with ray_machines.running() as machines:
+        nodes = [machines.add(), machines.add()]
+        settings = {"CLARY_CLUSTER": f"ray:{machines.address}", "CLARY_HOST": "0.0.0.0"}
+        with serving(tmp_path_factory.mktemp("clary-home"), settings) as running:
+            ray_machines.wait_for(lambda: len(_nodes(running)) == len(nodes))
+            yield running
+
+
+def _nodes(server: Server) -> list[object]:
+    return json.loads(server.clary("status", "--json").stdout)["cluster"]["nodes"]
+
+
+@contextmanager
+def serving(home: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """A server in an empty home."""
     images = Path(os.environ.get("CLARY_TEST_IMAGES_HOME", Path.home() / ".cache" / "clary-test-images"))
     images.mkdir(parents=True, exist_ok=True)
     (home / "images").symlink_to(images)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    running = Server(home, port)
+    running = Server(home, port, settings or {})
     started = running.clary("up", "--detach")
     assert started.returncode == 0, started.stderr
-    yield running
-    running.clary("down", "--stop-jobs", "--delete-endpoints", timeout=240)
+    try:
+        yield running
+    finally:
+        running.clary("down", "--stop-jobs", "--delete-endpoints", timeout=240)
 
 
 def sdk_environment(sdk: Sdk) -> Path:

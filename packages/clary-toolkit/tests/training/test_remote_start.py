@@ -87,6 +87,13 @@ def test_a_first_host_that_never_comes_is_waited_for_so_long(listener: Listener)
         listener.wait(patience_seconds=0.1)
 
 
+def test_a_host_that_cannot_be_reached_is_named(port: int) -> None:
+    with pytest.raises(ClientError, match=f"The host '127.0.0.1' cannot be reached on port {port}: .*refused"):
+        Held({"127.0.0.1": port}, "secret", patience_seconds=0.2)
+    with pytest.raises(ClientError, match=f"The host '127.0.0.1' cannot be reached on port {port}"):
+        run_there("127.0.0.1", "exit 0", asking(port), patience_seconds=0.2)
+
+
 def test_what_runs_ends_with_the_one_who_asked_for_it(listener: Listener, port: int, tmp_path: Path) -> None:
     agent = subprocess.Popen(
         [sys.executable, "-m", "clary_toolkit.training.remote_start", "127.0.0.1", "echo $$ > pid;", "exec sleep 300"],

@@ -171,7 +171,7 @@ def test_a_python_that_cannot_be_had_is_an_error_with_a_way_out(
 ):
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
     image = dataclasses.replace(resolve(plain_uri), python="3.99", uri="registry.local/python:3.99")
-    with pytest.raises(ImageError, match=r"Python 3\.99 is needed and could not be installed") as caught:
+    with pytest.raises(ImageError, match=r"Python 3\.99 is needed and could not be installed: error: ") as caught:
         ensure(image, tmp_path, print)
     assert caught.value.nearest is not None
     assert caught.value.nearest.startswith("registry.local/python:3.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
+import socket
 import time
 import urllib.request
 from collections.abc import Callable
@@ -96,6 +98,21 @@ def test_when_the_parent_is_killed_nothing_goes_on_and_the_next_server_takes_ove
 
 
 @pytest.mark.slow
+def test_there_may_be_more_clients_than_files_that_a_shell_lets_its_programs_open(start: Any, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server = start(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    clients = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(400)]
+    for client in clients:
+        client.sendall(b"GET /_clary/health HTTP/1.1\r\nHost: here\r\n\r\n")
+    assert {client.recv(12) for client in clients} == {b"HTTP/1.1 200"}
+    for client in clients:
+        client.close()
+
+
 def test_a_start_that_fails_leaves_nothing_running(launch: Any, free_port: Any, tmp_path: Path) -> None:
     (tmp_path / "clary.db").write_bytes(b"this is no database" * 100)
     process = launch(tmp_path, free_port())

@@ -56,7 +56,7 @@ def find_or_install(python: str, progress: Callable[[str], None]) -> Path:
         return found
     progress(f"Downloading Python {python}")
     install = subprocess.run(
-        [find_uv_bin(), "python", "install", "--quiet", python],
+        [find_uv_bin(), "python", "install", "--no-progress", python],
         capture_output=True,
         text=True,
         env=uv_environment(),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -42,7 +41,6 @@ _STORE_PATIENCE = 10.0  # seconds for which captured invocations wait for a stor
 
 def main(settings: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve on `listener` until SIGTERM."""
-    _allow_many_connections()
     uvloop.run(_serve(settings, listener, ready))
 
 
@@ -111,12 +109,6 @@ def _s3_front(store: KnownStore, settings: Settings, database: Database) -> S3Pr
         owner_of=lambda names: asyncio.to_thread(recorded_jobs, database, names),
         named_prefixes=lambda job: asyncio.to_thread(addresses_of, database, job),
     )
-
-
-def _allow_many_connections() -> None:
-    """Raise the limit of open files, which systems set low for old programs' sake, to the most that they let."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import gc
 import importlib
 import logging
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -33,6 +34,7 @@ BACKLOG = 2048
 _SETTLED_SECONDS = 10.0  # a process that has lived for so long is started again at once
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 _STOP_SECONDS: Mapping[str, float] = {"front": 15.0, "api": 30.0}  # from SIGTERM to SIGKILL
+_OPEN_FILES = 65_536  # two for each request under way, and those of clients that keep their connections
 _LOCK_SECONDS = 5.0  # the processes of a parent that was killed are gone well before
 
 _log = logging.getLogger("clary.server")
@@ -47,6 +49,7 @@ def main() -> None:
     settings = current_settings()
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     _configure_log(settings.home / "server.log")
+    _allow_open_files()
     try:
         code = run(settings)
     except StartError as error:
@@ -79,6 +82,15 @@ def run(settings: Settings) -> int:
         if code:
             failed()
         return code
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files, which systems set low for old programs' sake, for all processes of the server."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # macOS names no limit and has one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @dataclass

@@ -32,6 +32,18 @@ folder = Path(sys.argv[2])
 rank = smp.rank()
 
 
+def train_step_with(model, optimizer, get_gradients):
+    """A step of training by a script's own function for the gradients; gives the mean loss."""
+
+    @tf.function
+    def train_step(x, y):
+        gradients, loss = get_gradients(x, y)
+        optimizer.apply_gradients(zip([g.accumulate() for g in gradients], model.trainable_variables, strict=True))
+        return loss.reduce_mean()
+
+    return train_step
+
+
 @case
 def ranks_and_groups():
     assert (smp.size(), smp.local_rank(), smp.local_size()) == (2, rank, 2)
@@ -292,12 +304,7 @@ def variables_that_the_loss_reads_are_up_to_date_on_every_rank():
         loss = with_decay(model, y, model(x, training=True))
         return optimizer.get_gradients(loss, model.trainable_variables), loss
 
-    @tf.function
-    def train_step(x, y):
-        gradients, loss = get_gradients(x, y)
-        optimizer.apply_gradients(zip([g.accumulate() for g in gradients], model.trainable_variables, strict=True))
-        return loss.reduce_mean()
-
+    train_step = train_step_with(model, optimizer, get_gradients)
     losses = [float(train_step(images, labels)) for _ in range(3)]
     expected, _ = in_one_process(plain, keras.optimizers.SGD(0.1), 3, loss_of=with_decay)
     same(losses, expected)
@@ -321,11 +328,7 @@ def variables_that_are_read_before_the_model_is_parted_are_up_to_date_too():
         loss = loss_object(y, model(x, training=True)) + penalty
         return optimizer.get_gradients(loss, model.trainable_variables), loss
 
-    @tf.function
-    def train_step(x, y):
-        gradients, loss = get_gradients(x, y)
-        optimizer.apply_gradients(zip([g.accumulate() for g in gradients], model.trainable_variables, strict=True))
-        return loss.reduce_mean()
+    train_step = train_step_with(model, optimizer, get_gradients)
 
     def with_penalty(plain, y, predictions):
         return loss_object(y, predictions) + penalty_of(plain.weights)

@@ -217,7 +217,7 @@ def _best_plan(
                 stage_of[index] = stage
     plan = plan_from_assignment(graph, stage_of, partitions, loads, line.is_chain and not pinned)
     heaviest_block = max(float(loads[list(block)].sum()) for block in line.blocks)
-    return Plan(graph, plan.stage_of, plan.stages, plan.heaviest, max(plan.bound, heaviest_block), plan.exact)
+    return replace(plan, bound=max(plan.bound, heaviest_block))
 
 
 def _freest_plan(

@@ -36,9 +36,8 @@ class Stage:
     """
 
     def __init__(self, code: StageCode) -> None:
-        self.code, layout = code, code.layout
-        self.layout = layout
-        self._state = [variable.value for variable in layout.network.non_trainable_variables]
+        self.code, self.layout = code, code.layout
+        self._state = [variable.value for variable in self.layout.network.non_trainable_variables]
         self.feeds: list[Feed] = []
         self.results = Results()
         self._compiled: dict[Any, Compiled] = {}

@@ -40,13 +40,7 @@ def run(launch: Launch, run_command: Callable[[Launch, Explain], None]) -> None:
     """
     environment = launch.environment
     hosts, own = environment.distribution_hosts, environment.current_host
-    token = launch.variables.get(remote_start.TOKEN_VARIABLE, "")
-    if len(hosts) > 1 and not token:
-        raise ClientError(
-            "MPI on several hosts needs the job's secret in the variable {}, which this platform has not set.".format(
-                remote_start.TOKEN_VARIABLE
-            )
-        )
+    token = remote_start.token_of(launch.variables, "MPI on several hosts needs") if len(hosts) > 1 else ""
     if own != hosts[0]:
         log.info("Waiting for {}, which runs mpirun".format(hosts[0]))
         port = port_of(environment, own, remote_start.PORT)

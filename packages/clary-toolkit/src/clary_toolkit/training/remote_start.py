@@ -182,6 +182,16 @@ class Held:
             connection.close()
 
 
+def token_of(variables: Mapping[str, str], wanting: str) -> str:
+    """The job's secret. Raises ClientError, which says that `wanting` it is in vain, where there is none."""
+    token = variables.get(TOKEN_VARIABLE, "")
+    if not token:
+        raise ClientError(
+            "{} the job's secret in the variable {}, which this platform has not set.".format(wanting, TOKEN_VARIABLE)
+        )
+    return token
+
+
 def run_there(host: str, command: str, environ: Mapping[str, str], patience_seconds: float = 30.0) -> int:
     """Run a shell command on another host of the job; its exit code. Its output is that host's."""
     port = json.loads(environ[PORT_VARIABLE])[host]

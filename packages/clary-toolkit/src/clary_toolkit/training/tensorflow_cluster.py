@@ -16,7 +16,6 @@ import threading
 from clary_toolkit import server_join
 from clary_toolkit.training import log, process, remote_start
 from clary_toolkit.training.cluster_ports import port_of
-from clary_toolkit.training.errors import ClientError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ def run_with_parameter_servers(launch: Launch, run: Callable[[Launch], None]) ->
     Their own scripts may serve it without end (`clary_toolkit.server_join`).
     """
     environment = launch.environment
-    cluster, token = parameter_server_cluster(environment), _token(launch)
+    cluster = parameter_server_cluster(environment)
+    token = remote_start.token_of(launch.variables, "Parameter servers on several hosts need")
     server = _start_server(launch, cluster)
     try:
         placed = launch.with_variables({"TF_CONFIG": tf_config(cluster, *_task(environment))})
@@ -123,13 +123,3 @@ def _mark_the_end(listener: remote_start.Listener, path: str) -> None:
         pass
     with contextlib.suppress(OSError), open(path, "w"):  # the folder has gone where the script had ended before
         pass
-
-
-def _token(launch: Launch) -> str:
-    token = launch.variables.get(remote_start.TOKEN_VARIABLE, "")
-    if not token:
-        raise ClientError(
-            "Parameter servers on several hosts need the job's secret in the variable {}, which this platform has not "
-            "set.".format(remote_start.TOKEN_VARIABLE)
-        )
-    return token

@@ -52,18 +52,23 @@ class Replica:
         """How many more it takes."""
         return self._limit - self.outstanding
 
+    @property
+    def _works_on_more(self) -> bool:
+        return self._active < self._window and self._active < self._limit
+
     def note_full(self) -> None:
         """It has just refused one of its outstanding requests because of the others."""
         self._limit = max(1, min(self._limit, self._active - 1))
         self._more_at = time.perf_counter() + _TRY_MORE_SECONDS
 
     async def turn(self, seconds: float) -> bool:
-        """Wait until it can work on one more request, and whether that came in time; `leave` is due afterwards.
+        """Wait until it can work on one more request, and whether that came in time: then `leave` is due afterwards.
 
         Raises:
             Unreachable: it is not there any more.
         """
-        if self._active < min(self._window, self._limit) and not self._waiting:
+        self.outstanding += 1
+        if self._works_on_more and not self._waiting:
             self._active += 1
             return True
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -71,18 +76,21 @@ class Replica:
         try:
             async with asyncio.timeout(seconds):
                 await turn
-        except TimeoutError:
-            return False
-        except BaseException:
+        except BaseException as error:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.leave()  # its turn came as its client went away
+                self.leave()  # its turn came as its time was over, or its client went away
+            else:
+                self.outstanding -= 1
+            if isinstance(error, TimeoutError):
+                return False
             raise
         return True
 
     def leave(self) -> None:
         """A request that had its turn is over: the next one has its own."""
+        self.outstanding -= 1
         self._active -= 1
-        while self._waiting and self._active < min(self._window, self._limit):
+        while self._waiting and self._works_on_more:
             turn = self._waiting.popleft()
             if not turn.done():
                 self._active += 1

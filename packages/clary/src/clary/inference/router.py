@@ -237,7 +237,6 @@ class Router:
                 continue
             if replica.is_full:
                 raise _busy(call.endpoint)
-            replica.outstanding += 1
             sent.at, sent.log_stream = time.perf_counter(), replica.log_stream
             seconds = variant.routed.answer_seconds
             has_turn = False
@@ -279,7 +278,6 @@ class Router:
             except TooLarge as error:
                 raise errors.model_error(endpoint.routed, sent.log_stream, 500, errors.RESPONSE_TOO_LARGE) from error
             finally:
-                replica.outstanding -= 1
                 if has_turn:
                     replica.leave()
                 sent.seconds = time.perf_counter() - sent.at
@@ -332,7 +330,6 @@ class Router:
         replica = variant.pick(set(), call.target_model)
         if replica is None or replica.is_full:
             return
-        replica.outstanding += 1
         began, status = time.perf_counter(), 500
         has_turn = False
         try:
@@ -346,7 +343,6 @@ class Router:
         except (Unreachable, Broken, TooSlow, TooLarge):
             return  # nobody waits for it; the measurement tells
         finally:
-            replica.outstanding -= 1
             if has_turn:
                 replica.leave()
             seconds = time.perf_counter() - began

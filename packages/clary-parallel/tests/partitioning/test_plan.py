@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise, product
+from math import inf
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from clary_parallel.graph import Graph, Operation, lines
 from clary_parallel.partitioning import PinError, make_plan, plan_from_assignment
-from clary_parallel.partitioning.plan import Plan, operation_loads
+from clary_parallel.partitioning.plan import Loads, Plan, operation_loads
 
 sizes = st.integers(0, 50)
+speeds = st.sampled_from([inf, 100.0, 10.0, 1.0])
+"""Bytes a second over a boundary: exchange costs nothing, little beside these graphs' times, or much."""
 
 
 @st.composite
@@ -65,25 +68,32 @@ def runs_in_order(plan: Plan) -> bool:
     )
 
 
-@given(graph=chains(), partitions=st.integers(1, 4), slack=st.sampled_from([0.0, 0.05, 0.5]), weight=st.floats(0, 1))
-@settings(max_examples=200, deadline=None)
-def test_on_a_chain_no_plan_is_better(graph: Graph, partitions: int, slack: float, weight: float):
+@given(
+    graph=chains(),
+    partitions=st.integers(1, 4),
+    slack=st.sampled_from([0.0, 0.05, 0.5]),
+    weight=st.floats(0, 1),
+    speed=speeds,
+)
+@settings(max_examples=300, deadline=None)
+def test_on_a_chain_no_plan_is_better(graph: Graph, partitions: int, slack: float, weight: float, speed: float):
     count = len(graph.operations)
     assume(count >= partitions)
-    loads = operation_loads(graph, partitions, weight)
+    loads = operation_loads(graph, partitions, weight, speed)
     every = []
     for starts in combinations(range(1, count), partitions - 1):
-        edges = [0, *starts, count]
-        heaviest = max(loads[a:b].sum() for a, b in pairwise(edges))
-        every.append((heaviest, sum(graph.operations[start - 1].output_bytes for start in starts)))
+        stage_of = [sum(index >= start for start in starts) for index in range(count)]
+        made = plan_from_assignment(graph, stage_of, partitions, loads)
+        every.append((made.heaviest, sum(stage.sent_bytes for stage in made.stages)))
     lightest = min(heaviest for heaviest, _ in every)
     fewest = min(sent for heaviest, sent in every if heaviest <= lightest * (1 + slack) + 1e-9)
 
-    plan = make_plan(graph, partitions, memory_weight=weight, slack=slack)
+    plan = make_plan(graph, partitions, memory_weight=weight, slack=slack, bytes_a_second=speed)
 
     assert plan.exact
     assert plan.heaviest <= lightest * (1 + slack) + 1e-9
-    assert sum(stage.sent_bytes for stage in plan.stages) <= fewest
+    if loads.a_byte == 0.0:
+        assert sum(stage.sent_bytes for stage in plan.stages) <= fewest
     assert plan.bound <= lightest + 1e-9
 
 
@@ -92,14 +102,14 @@ def test_on_a_chain_no_plan_is_better(graph: Graph, partitions: int, slack: floa
 def test_elsewhere_a_plan_keeps_its_bound(graph: Graph, partitions: int):
     blocks = lines(graph)[0].blocks
     assume(len(blocks) >= partitions)
-    loads = operation_loads(graph, partitions, 0.5)
-    heaviest_block = max(loads[list(block)].sum() for block in blocks)
+    loads = operation_loads(graph, partitions, 0.5, inf)
+    heaviest_block = max(loads.operations[list(block)].sum() for block in blocks)
     best = min(
-        max(loads[[i for i, s in enumerate(stage_of) if s == stage]].sum() for stage in range(partitions))
+        plan_from_assignment(graph, stage_of, partitions, loads).heaviest
         for stage_of in ordered_assignments(graph, partitions)
     )
 
-    plan = make_plan(graph, partitions, memory_weight=0.5, slack=0.0)
+    plan = make_plan(graph, partitions, memory_weight=0.5, slack=0.0, bytes_a_second=inf)
 
     assert runs_in_order(plan)
     assert plan.bound - 1e-9 <= best <= plan.heaviest + 1e-9
@@ -107,11 +117,13 @@ def test_elsewhere_a_plan_keeps_its_bound(graph: Graph, partitions: int):
     assert all(len({plan.stage_of[i] for i in group}) == 1 for group in graph.together)
 
 
-@given(graph=graphs(), partitions=st.integers(1, 3), slack=st.sampled_from([0.0, 0.1]))
+@given(graph=graphs(), partitions=st.integers(1, 3), slack=st.sampled_from([0.0, 0.1]), speed=speeds)
 @settings(max_examples=150, deadline=None)
-def test_what_need_not_be_contiguous_is_the_best_of_all_plans(graph: Graph, partitions: int, slack: float):
+def test_what_need_not_be_contiguous_is_the_best_of_all_plans(
+    graph: Graph, partitions: int, slack: float, speed: float
+):
     assume(len(lines(graph)[0].blocks) >= partitions)
-    loads = operation_loads(graph, partitions, 0.5)
+    loads = operation_loads(graph, partitions, 0.5, speed)
     every = []
     for stage_of in ordered_assignments(graph, partitions):
         made = plan_from_assignment(graph, stage_of, partitions, loads)
@@ -119,7 +131,7 @@ def test_what_need_not_be_contiguous_is_the_best_of_all_plans(graph: Graph, part
     lightest = min(heaviest for heaviest, _ in every)
     fewest = min(sent for heaviest, sent in every if heaviest <= lightest * (1 + slack) + 1e-9)
 
-    plan = make_plan(graph, partitions, memory_weight=0.5, slack=slack, contiguous=False)
+    plan = make_plan(graph, partitions, memory_weight=0.5, slack=slack, contiguous=False, bytes_a_second=speed)
 
     assert plan.exact
     assert runs_in_order(plan)
@@ -128,11 +140,11 @@ def test_what_need_not_be_contiguous_is_the_best_of_all_plans(graph: Graph, part
     assert all(len({plan.stage_of[i] for i in group}) == 1 for group in graph.together)
 
 
-@given(graph=graphs(), partitions=st.integers(1, 3))
+@given(graph=graphs(), partitions=st.integers(1, 3), speed=speeds)
 @settings(max_examples=150, deadline=None)
-def test_what_is_contiguous_is_the_best_of_the_runs_of_its_lines(graph: Graph, partitions: int):
+def test_what_is_contiguous_is_the_best_of_the_runs_of_its_lines(graph: Graph, partitions: int, speed: float):
     assume(len(lines(graph)[0].blocks) >= partitions)
-    loads = operation_loads(graph, partitions, 0.5)
+    loads = operation_loads(graph, partitions, 0.5, speed)
     runs = {}
     for line in lines(graph):
         for starts in combinations(range(1, len(line.blocks)), partitions - 1):
@@ -142,7 +154,7 @@ def test_what_is_contiguous_is_the_best_of_the_runs_of_its_lines(graph: Graph, p
                     stage_of[index] = stage
             runs[tuple(stage_of)] = plan_from_assignment(graph, stage_of, partitions, loads).heaviest
 
-    plan = make_plan(graph, partitions, memory_weight=0.5, slack=0.0, contiguous=True)
+    plan = make_plan(graph, partitions, memory_weight=0.5, slack=0.0, contiguous=True, bytes_a_second=speed)
 
     assert plan.stage_of in runs
     assert plan.heaviest <= min(runs.values()) + 1e-9
@@ -197,7 +209,7 @@ def test_each_line_counts_what_crosses_its_boundaries(graph: Graph):
             for block in line.blocks[boundary:]:
                 for index in block:
                     stage_of[index] = 1
-            plan = plan_from_assignment(graph, stage_of, 2, np.ones(len(graph.operations)))
+            plan = plan_from_assignment(graph, stage_of, 2, Loads(np.ones(len(graph.operations))))
             assert runs_in_order(plan)
             assert plan.stages[0].sent_bytes == line.cut_bytes[boundary]
 
@@ -268,6 +280,14 @@ def test_any_pins_are_kept_or_refused(graph: Graph, partitions: int, data: st.Da
     assert all(plan.stage_of[graph.index(name)] == stage for name, stage in pins.items())
 
 
+def test_what_needs_a_block_that_is_pinned_in_part_comes_after_it():
+    operations = [Operation(f"op{i}", (0,) if i == 3 else (), 1, 1, 1, 1.0) for i in range(6)]
+    plan = make_plan(Graph(tuple(operations), (5,), together=((0, 1, 2),)), 2, pins={"op1": 1})
+
+    assert plan.stage_of[:4] == (1, 1, 1, 1)
+    assert runs_in_order(plan)
+
+
 def test_pins_that_contradict_the_order_are_refused_by_name():
     graph = skipping()
     with pytest.raises(PinError, match=r"'op3' is pinned to partition 0, but needs 'op1', which is pinned .* 1"):
@@ -311,6 +331,25 @@ def test_memory_and_speed_give_different_plans():
     by_time = make_plan(heavy_then_slow, 2, memory_weight=0.0).stages[0].operations
 
     assert (len(by_memory), len(by_time)) == (2, 6)
+
+
+def test_a_stage_s_time_counts_what_it_hands_on_and_takes_back():
+    sent = [0, 4_000_000, 1_000, 4_000_000, 0, 0]
+    graph = Graph(
+        tuple(Operation(f"op{i}", (i - 1,) if i else (), 0, size, 0, 0.010) for i, size in enumerate(sent)), (5,)
+    )
+
+    def cut(**options: float) -> list[int]:
+        plan = make_plan(graph, 2, memory_weight=0.0, **options)
+        return [len(stage.operations) for stage in plan.stages]
+
+    # 4 MB there and back take 4 ms at 2 GB/s on either side; one operation more takes 10 ms.
+    assert cut() == [3, 3]
+    wide = Graph((*graph.operations[:2], Operation("op2", (1,), 0, 40_000_000, 0, 0.010), *graph.operations[3:]), (5,))
+    plans = [make_plan(wide, 2, memory_weight=0.0, bytes_a_second=speed) for speed in (inf, 2e9)]
+    assert [len(plan.stages[0].operations) for plan in plans] == [3, 2]
+    # 20 ms of its operations and 4 ms of exchange against 40 and 4, of 60 in all.
+    assert plans[1].heaviest == pytest.approx(44 / 60)
 
 
 def test_ten_thousand_operations_are_cut_into_64_stages():

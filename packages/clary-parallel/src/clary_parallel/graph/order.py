@@ -44,9 +44,11 @@ def lines(graph: Graph, earliest: Sequence[int] | None = None) -> list[Line]:
     """
     block_of, members = _blocks(graph)
     successors, predecessors = _block_edges(graph, block_of, len(members))
-    rank = (
-        [max((earliest[index] for index in block), default=0) for block in members] if earliest else [0] * len(members)
-    )
+    rank = [0] * len(members)
+    if earliest:
+        for block in _own_order(predecessors, successors, rank):
+            own_rank = max((earliest[index] for index in members[block]), default=0)
+            rank[block] = max([own_rank, *(rank[source] for source in predecessors[block])])
     own = _own_order(predecessors, successors, rank)
     first = _line(graph, own, members, block_of, predecessors)
     if first.is_chain:

@@ -31,16 +31,18 @@ class Blocks:
     Args:
         needs: For each block those that it takes tensors from.
         loads: Load of each.
+        a_byte: What a byte over a boundary costs the stages on both sides, each.
         pinned: The stage of some.
     """
 
     needs: tuple[frozenset[int], ...]
     loads: Floats
+    a_byte: float
     pinned: Mapping[int, int]
 
 
 def blocks_of(
-    graph: Graph, members: Sequence[tuple[int, ...]], loads: Floats, pinned: Mapping[int, int]
+    graph: Graph, members: Sequence[tuple[int, ...]], loads: Floats, a_byte: float, pinned: Mapping[int, int]
 ) -> tuple[Blocks, list[int]]:
     """Blocks of operations, and the block of each operation (-1: at hand everywhere).
 
@@ -48,6 +50,7 @@ def blocks_of(
         graph: The operations.
         members: Operations of each block.
         loads: Load of each operation.
+        a_byte: What a byte over a boundary costs the stages on both sides, each.
         pinned: Stage of some operations.
     """
     block_of = [-1] * len(graph.operations)
@@ -59,7 +62,8 @@ def blocks_of(
         for number, block in enumerate(members)
     ]
     sums = np.array([loads[list(block)].sum() for block in members])
-    return Blocks(tuple(needs), sums, {block_of[index]: stage for index, stage in pinned.items()}), block_of
+    stages = {block_of[index]: stage for index, stage in pinned.items()}
+    return Blocks(tuple(needs), sums, a_byte, stages), block_of
 
 
 def best_anywhere(
@@ -77,7 +81,9 @@ def best_anywhere(
     missing = (~held).astype(np.float32)
     inside = (held.astype(np.float32) @ missing.T) == 0.0
     np.fill_diagonal(inside, val=False)
-    spans = np.where(inside, sums[None, :] - sums[:, None], np.inf)
+    sent = _sent(graph, held, block_of)
+    exchanged = blocks.a_byte * np.where(held.all(axis=1), 0.0, sent)
+    spans = np.where(inside, (sums + exchanged)[None, :] - (sums - exchanged)[:, None], np.inf)
     open_at = [_open_at(held, blocks.pinned, boundary, stages) for boundary in range(stages + 1)]
     lightest = np.where(open_at[0], 0.0, np.inf)
     for boundary in range(1, stages + 1):
@@ -86,7 +92,6 @@ def best_anywhere(
     best = float(lightest.min())
     if not np.isfinite(best):
         return None
-    sent = _sent(graph, held, block_of)
     cheap = _fewest_bytes(spans, sent, open_at, best * (1 + slack) + 1e-12)
     tight = _fewest_bytes(spans, sent, open_at, best * (1 + 1e-12) + 1e-15)
     chain = tight if sent[tight].sum() <= sent[cheap].sum() else cheap
@@ -107,15 +112,18 @@ def improved(
         for source in sources:
             followers[source].append(block)
 
-    def score(stage_of: list[int]) -> float:
-        loads = np.bincount(stage_of, blocks.loads, stages)
+    def loads_and_bytes(stage_of: list[int]) -> tuple[Floats, float]:
         boundaries = np.array([[stage <= last for stage in stage_of] for last in range(stages - 1)])
-        sent = float(_sent(graph, boundaries, block_of).sum()) if stages > 1 else 0.0
+        sent = np.concatenate([[0.0], _sent(graph, boundaries, block_of) if stages > 1 else [], [0.0]])
+        return np.bincount(stage_of, blocks.loads, stages) + blocks.a_byte * (sent[1:] + sent[:-1]), float(sent.sum())
+
+    def score(stage_of: list[int]) -> float:
+        loads, sent = loads_and_bytes(stage_of)
         return float(loads.max()) * (1 + slack * sent / whole)
 
     best = score(now)
     for _ in range(_MOVES_AT_MOST):
-        loads = np.bincount(now, blocks.loads, stages)
+        loads, _ = loads_and_bytes(now)
         full = int(loads.argmax())
         found: tuple[float, list[int]] | None = None
         if now.count(full) == 1:
@@ -182,8 +190,8 @@ def _sent(graph: Graph, held: Flags, block_of: Sequence[int]) -> Floats:
 
 def _fewest_bytes(spans: Floats, sent: Floats, open_at: Sequence[Flags], load: float) -> list[int]:
     """The set at each boundary: no stage above a load, the fewest bytes, then the most even loads."""
-    # Bytes are whole numbers and squares of all stages' loads add up to at most 1: evenness never outweighs a byte.
-    costs = np.where(spans <= load, 0.5 * spans**2, np.inf)
+    # Bytes are whole numbers and these squares add up to less than 1: evenness never outweighs a byte.
+    costs = np.where(spans <= load, 0.5 * (spans / max(load, 1e-300)) ** 2 / len(open_at), np.inf)
     best = np.where(open_at[0], 0.0, np.inf)
     came: list[npt.NDArray[np.int64]] = []
     for boundary in range(1, len(open_at)):

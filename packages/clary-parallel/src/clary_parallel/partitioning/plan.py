@@ -19,6 +19,9 @@ Optimize = Literal["memory", "speed"]
 _MEMORY_WEIGHT = {"memory": 0.8, "speed": 0.2}
 _COPIES_OF_WEIGHTS = 4
 """Weights, gradients, and the two slots of Adam."""
+_NEXT_TO_NOTHING = 1e-12
+BYTES_A_SECOND = 2e9
+"""How fast a core hands tensors to another rank, or takes them: measured with MPI between processes of one host."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Plan:
         graph: What was partitioned.
         stage_of: Stage of each operation; -1 for operations that every rank has at hand.
         stages: What each stage holds.
-        heaviest: Load of the heaviest stage, as a share of the whole model's load.
+        heaviest: Load of the heaviest stage, with what it exchanges, as a share of the whole model's load.
         bound: No plan has a heaviest stage lighter than this share: the mean, or the heaviest block.
         exact: Whether no plan at all has a lighter heaviest stage, but for the slack given away to send fewer bytes:
             the graph is a chain of blocks, or all plans were looked at.
@@ -62,6 +65,19 @@ class Plan:
     exact: bool
 
 
+@dataclass(frozen=True, eq=False)
+class Loads:
+    """What there is to balance.
+
+    Args:
+        operations: Each operation's share of the load, shape (operations,); the sum is 1.
+        a_byte: What a byte that crosses a boundary costs the stages on both sides, each.
+    """
+
+    operations: npt.NDArray[np.float64]
+    a_byte: float = 0.0
+
+
 def make_plan(
     graph: Graph,
     partitions: int,
@@ -73,15 +89,17 @@ def make_plan(
     auto_partition: bool = True,
     default_partition: int = 0,
     contiguous: bool = True,
+    bytes_a_second: float = BYTES_A_SECOND,
 ) -> Plan:
     """Partition a graph into stages that run one after the other.
 
     The load of an operation is a weighted mean of its share of the model's memory (weights, gradients and optimizer
-    state, and the activations of as many micro-batches as there are stages) and of its share of the model's time. The
-    heaviest stage is made as light as possible; within `slack` of that, the fewest bytes are sent.
+    state, and the activations of as many micro-batches as there are stages) and of its share of the model's time. To a
+    stage's time belongs that of handing tensors on and back over its boundaries. The heaviest stage is made as light as
+    possible; within `slack` of that, few bytes are sent.
 
-    A plan is never heavier than the bound on all plans plus the heaviest block (and the slack); `Plan.heaviest` and
-    `Plan.bound` say how near it came. On a chain it is exact.
+    But for what is exchanged, a plan is never heavier than the bound on all plans plus the heaviest block (and the
+    slack); `Plan.heaviest` and `Plan.bound` say how near it came. On a chain it is exact.
 
     Args:
         graph: The operations.
@@ -97,6 +115,7 @@ def make_plan(
             branch after branch, or with the fewest bytes alive). False: a stage may take any operations, as long as
             tensors go on to later stages only; it may be lighter, takes longer to find, and of a graph that is not
             too wide is the best of all.
+        bytes_a_second: How fast tensors are handed from rank to rank; infinite: as if that took no time.
 
     Raises:
         ValueError: There are fewer blocks of operations than partitions.
@@ -111,7 +130,7 @@ def make_plan(
             f"Received: optimize={optimize!r}, memory_weight={memory_weight!r}."
         )
     slack = 0.05 * weight if slack is None else slack
-    loads = operation_loads(graph, partitions, weight)
+    loads = operation_loads(graph, partitions, weight, bytes_a_second)
     pinned = pinned_stages(graph, pins or {}, partitions)
     if not auto_partition:
         if not 0 <= default_partition < partitions:
@@ -131,8 +150,10 @@ def make_plan(
     return _freest_plan(graph, candidates, pinned, partitions, loads, slack)
 
 
-def operation_loads(graph: Graph, partitions: int, memory_weight: float) -> npt.NDArray[np.float64]:
-    """Each operation's share of the load, shape (operations,); the sum is 1."""
+def operation_loads(
+    graph: Graph, partitions: int, memory_weight: float, bytes_a_second: float = BYTES_A_SECOND
+) -> Loads:
+    """The load of a graph's operations and of what is exchanged; see `make_plan`."""
     memory = np.array(
         [_COPIES_OF_WEIGHTS * item.weight_bytes + partitions * item.activation_bytes for item in graph.operations],
         float,
@@ -140,18 +161,19 @@ def operation_loads(graph: Graph, partitions: int, memory_weight: float) -> npt.
     seconds = np.array([item.seconds for item in graph.operations], float)
     parts = [(memory_weight, memory), (1.0 - memory_weight, seconds)]
     loads = np.zeros(len(graph.operations))
-    given = 0.0
     for weight, values in parts:
-        if values.sum() > 0 and weight > 0:
+        if values.sum() > 0:
             loads += weight * values / values.sum()
-            given += weight
-    if given == 0.0:
-        loads += [0.0 if item.replicated else 1.0 for item in graph.operations]
-    return loads / max(loads.sum(), 1e-300)
+    if loads.sum() < _NEXT_TO_NOTHING:  # Nothing is known of what counts: operations count alike.
+        loads = np.array([0.0 if item.replicated else 1.0 for item in graph.operations])
+    sum_of_loads = max(loads.sum(), _NEXT_TO_NOTHING)
+    # A tensor goes over a boundary, and its gradient comes back.
+    a_byte = 2 / bytes_a_second * (1.0 - memory_weight) / seconds.sum() if seconds.sum() > 0 else 0.0
+    return Loads(loads / sum_of_loads, a_byte / sum_of_loads)
 
 
 def plan_from_assignment(
-    graph: Graph, stage_of: Sequence[int], partitions: int, loads: npt.NDArray[np.float64], exact: bool = False
+    graph: Graph, stage_of: Sequence[int], partitions: int, loads: Loads, exact: bool = False
 ) -> Plan:
     """A plan from the stage of each operation.
 
@@ -178,8 +200,12 @@ def plan_from_assignment(
         )
         for stage, operations in enumerate(members)
     )
-    heaviest = max(float(loads[operations].sum()) for operations in members)
-    bound = max(1.0 / partitions, float(loads.max(initial=0.0)))
+    exchanged = loads.a_byte * np.array([0, *sent], float)
+    heaviest = max(
+        float(loads.operations[operations].sum() + exchanged[stage] + exchanged[stage + 1])
+        for stage, operations in enumerate(members)
+    )
+    bound = max(1.0 / partitions, float(loads.operations.max(initial=0.0)))
     return Plan(graph, tuple(stage_of), stages, heaviest, bound, exact)
 
 
@@ -188,15 +214,15 @@ def _best_plan(
     candidates: list[Line],
     pinned: Mapping[int, int],
     partitions: int,
-    loads: npt.NDArray[np.float64],
+    loads: Loads,
     slack: float,
 ) -> Plan:
     best: tuple[float, Line, tuple[int, ...]] | None = None
     whole = max(sum(item.output_bytes for item in graph.operations), 1)
     for line in candidates:
-        blocks = np.array([loads[list(block)].sum() for block in line.blocks])
+        blocks = np.array([loads.operations[list(block)].sum() for block in line.blocks])
         low, high = start_ranges(line, pinned, partitions)
-        cut = cut_line(blocks, line.cut_bytes, partitions, low, high, slack)
+        cut = cut_line(blocks, line.cut_bytes, partitions, low, high, slack, loads.a_byte)
         if cut is None:
             continue
         # Lines compete on load first; bytes decide between those within the slack of each other.
@@ -216,7 +242,7 @@ def _best_plan(
             for index in block:
                 stage_of[index] = stage
     plan = plan_from_assignment(graph, stage_of, partitions, loads, line.is_chain and not pinned)
-    heaviest_block = max(float(loads[list(block)].sum()) for block in line.blocks)
+    heaviest_block = max(float(loads.operations[list(block)].sum()) for block in line.blocks)
     return replace(plan, bound=max(plan.bound, heaviest_block))
 
 
@@ -225,12 +251,12 @@ def _freest_plan(
     candidates: list[Line],
     pinned: Mapping[int, int],
     partitions: int,
-    loads: npt.NDArray[np.float64],
+    loads: Loads,
     slack: float,
 ) -> Plan:
     """The best plan whose stages need not be runs of a line; of a wide graph one that is no worse than along a line."""
     members = candidates[0].blocks
-    blocks, block_of = blocks_of(graph, members, loads, pinned)
+    blocks, block_of = blocks_of(graph, members, loads.operations, loads.a_byte, pinned)
     stages = best_anywhere(graph, blocks, block_of, partitions, slack)
     exact = stages is not None and not pinned
     if stages is None:

@@ -70,12 +70,9 @@ def test_a_pipeline_that_only_goes_forward_predicts_and_refuses_to_train():
 def test_a_plan_for_speed_goes_by_measured_times_that_are_remembered(tmp_path: Path):
     file = tmp_path / "operations.json"
 
-    for known in (False, True):
-        if known:
-            # Nobody would measure these.
-            file.write_text(json.dumps({key: 1.0 + place for place, key in enumerate(json.loads(file.read_text()))}))
-        ended = run({"pipeline": "_only_forward", "optimize": "speed"}, "forward", CLARY_PARALLEL_CACHE=str(file))
-        measured = json.loads(file.read_text())
-        assert sorted(key.split()[0] for key in measured) == ["Concatenate", *["Dense"] * 4]
-        for report in ended.reports.values():
-            assert sorted(took for took in report["seconds"] if took) == sorted(measured.values())
+    ended = run({"pipeline": "_only_forward", "optimize": "speed"}, "forward", CLARY_PARALLEL_CACHE=str(file))
+
+    measured = json.loads(file.read_text())
+    assert sorted(key.split()[0] for key in measured) == ["Concatenate", *["Dense"] * 4]
+    for report in ended.reports.values():
+        assert sorted(took for took in report["seconds"] if took) == sorted(measured.values())

@@ -232,7 +232,8 @@ def build_optimizer(optimizer: Any, variables: Sequence[Any], own: set[int]) -> 
 
     inner.add_variable_from_reference, inner.add_variable = add_from_reference, add_variable
     try:
-        with keras.name_scope(optimizer.name, caller=optimizer):
+        # ScheduleFreeAdamW copies weights into its state: those of other ranks into what is thrown away.
+        with keras.name_scope(optimizer.name, caller=optimizer), fetching(_some_variable):
             optimizer.build(noted)
     finally:
         del inner.add_variable_from_reference, inner.add_variable
@@ -272,6 +273,10 @@ class _Noted(list[Any]):
             self.current = item
             yield item
         self.current = None
+
+
+def _some_variable(variable: Any) -> Any:
+    return tf.Variable(tf.zeros(variable._shape, variable._dtype))
 
 
 def _zeros(shape: Any, dtype: Any) -> Any:

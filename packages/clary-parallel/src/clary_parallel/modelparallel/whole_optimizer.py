@@ -38,8 +38,9 @@ def whole_optimizer(optimizer: Any, ranks: Transport) -> WholeOptimizer | None:
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     own: list[Any] = list(inner._trainable_variables) if optimizer.built else []
-    models = parted_models()
-    known = {id(item): number for number, model in enumerate(models) for item in model.whole_variables()}
+    # By number: of models that nobody needs any more, each rank may have forgotten others.
+    models = {model.parts().number: model for model in parted_models()}
+    known = {id(item): number for number, model in models.items() for item in model.whole_variables()}
     used = {known[id(item)] for item in own if id(item) in known}
     told = ranks.allgather_object((int(optimizer.iterations.numpy()) if optimizer.built else -1, used))
     if all(steps < 0 for steps, _ in told):

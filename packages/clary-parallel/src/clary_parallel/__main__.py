@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clary_parallel.partitioning import Plan, describe_plan, draw_plan, make_plan
+from clary_parallel.partitioning import Plan, describe_plan, draw_plan, make_plan, pins_from_file, save_plan
 from clary_parallel.partitioning.report import duration
 from clary_parallel.schedule import Costs, draw_svg, draw_text, make_schedule, simulate
 
@@ -42,6 +42,15 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--virtual", type=int, default=1, help="stages a rank (default: 1)")
     plan.add_argument("--optimize", choices=("memory", "speed"), default="memory")
     plan.add_argument(
+        "--contiguous",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="each stage is a run of operations, or may take any as long as tensors go on to later stages only "
+        "(default: a run)",
+    )
+    plan.add_argument("--partition-file", type=Path, metavar="FILE", help="write the plan here, for later runs")
+    plan.add_argument("--load-partition", action="store_true", help="read the plan from --partition-file instead")
+    plan.add_argument(
         "--measure",
         action=argparse.BooleanOptionalAction,
         help="measure the time of each operation, or estimate it (default: measure with --optimize speed)",
@@ -52,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    if options.load_partition and options.partition_file is None:
+        raise ValueError("--load-partition needs the file to load: --partition-file FILE.")
     schedule = make_schedule(options.schedule, options.partitions, options.microbatches, options.virtual)
     from clary_parallel.analyse import measure_operations, pins_of, trace_model, with_seconds
 
@@ -60,7 +71,14 @@ def _plan(options: argparse.Namespace) -> int:
     if measures:
         traced = with_seconds(traced, measure_operations(traced, options.microbatch_size))
     stages = options.partitions * options.virtual
-    plan = make_plan(traced.graph, stages, optimize=options.optimize, pins=pins_of(traced))
+    if options.load_partition:
+        pins = pins_from_file(options.partition_file, traced.graph, stages)
+        plan = make_plan(traced.graph, stages, optimize=options.optimize, pins=pins, auto_partition=False)
+    else:
+        pins = pins_of(traced)
+        plan = make_plan(traced.graph, stages, optimize=options.optimize, pins=pins, contiguous=options.contiguous)
+        if options.partition_file is not None:
+            save_plan(plan, options.partition_file)
     print(describe_plan(plan))
     if measures:
         slowest = sorted(traced.graph.operations, key=lambda operation: -operation.seconds)[:5]
@@ -72,8 +90,8 @@ def _plan(options: argparse.Namespace) -> int:
     print()
     print(draw_text(prediction))
     step, peak = prediction.step_time * 1e3, max(prediction.peak_bytes) / 2**20
-    how = "Predicted" if measures else "Estimated"
-    print(f"{how}: {step:.1f} ms a step on one core a rank, {peak:.0f} MiB on the fullest rank.")
+    known = "Predicted" if measures else "Estimated"
+    print(f"{known}: {step:.1f} ms a step on one core a rank, {peak:.0f} MiB on the fullest rank.")
     for path, drawing in ((options.svg, lambda: draw_plan(plan)), (options.chart, lambda: draw_svg(prediction))):
         if path is not None:
             path.write_text(drawing())

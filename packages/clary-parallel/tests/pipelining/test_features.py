@@ -12,6 +12,7 @@ def test_each_rank_holds_its_stage_and_checkpoints_precision_dropout_and_shapes_
         "divided",
         "checkpoints",
         "averages",
+        "optimizers",
         "loss_scaling",
         "dropout",
         "compiled",
@@ -38,6 +39,9 @@ def test_each_rank_holds_its_stage_and_checkpoints_precision_dropout_and_shapes_
         assert max(checkpoints.values()) < 1e-5
 
         assert max(report["averages"].values()) < 1e-6
+
+        assert {"SGD", "Adam", "AdamW", "Adafactor", "Ftrl", "Lamb", "Lion", "Nadam"} <= report["optimizers"].keys()
+        assert {name: moved for name, moved in report["optimizers"].items() if not moved < 1e-5} == {}
 
         scaled = report["loss_scaling"]
         assert scaled["fits"]["moved"] > 1e-2

@@ -210,13 +210,13 @@ def main() -> None:
     else:
         cases: list[tuple[str, dict[str, Any], Any, Any]] = [
             ("simple", {}, dense_with_skips, lambda: keras.optimizers.SGD(0.05, global_clipnorm=0.3)),
-            ("interleaved", {"virtual": 2}, dense_with_skips, lambda: keras.optimizers.Adam(1e-3)),
-            ("zero_bubble", {}, residual, lambda: keras.optimizers.SGD(0.05, clipnorm=0.3)),
+            ("interleaved", {"virtual": 2}, dense_with_skips, lambda: keras.optimizers.Adam(1e-3, global_clipnorm=0.3)),
+            ("zero_bubble", {}, residual, lambda: keras.optimizers.SGD(0.05, global_clipnorm=0.3)),
             (
                 "interleaved",
                 {"recompute": True},
                 residual,
-                lambda: keras.optimizers.SGD(0.05, nesterov=True, momentum=0.9),
+                lambda: keras.optimizers.SGD(0.05, nesterov=True, momentum=0.9, clipnorm=0.3),
             ),
             ("zero_bubble", {"recompute": True}, dense_with_skips, lambda: keras.optimizers.SGD(rate_schedule())),
         ]

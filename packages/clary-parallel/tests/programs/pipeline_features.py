@@ -108,6 +108,42 @@ def averages() -> dict[str, Any]:
     return found
 
 
+def optimizers() -> dict[str, Any]:
+    """Every optimizer of Keras, each with a learning-rate schedule; and each schedule."""
+    made = [
+        optimizer
+        for optimizer in vars(keras.optimizers).values()
+        if isinstance(optimizer, type)
+        and issubclass(optimizer, keras.optimizers.Optimizer)
+        and optimizer.__name__ not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
+    ]
+    rates = keras.optimizers.schedules
+    schedules = [
+        rates.ExponentialDecay(0.05, 1, 0.5),
+        rates.PiecewiseConstantDecay([1], [0.05, 0.01]),
+        rates.PolynomialDecay(0.05, 2),
+        rates.InverseTimeDecay(0.05, 1, 0.5),
+        rates.CosineDecay(0.05, 3, warmup_target=0.1, warmup_steps=1),
+        rates.CosineDecayRestarts(0.05, 1),
+    ]
+
+    def small() -> Any:
+        keras.utils.set_random_seed(1)
+        return keras.Sequential([keras.Input((6,)), L.Dense(4, activation="tanh"), L.Dense(2)])
+
+    found = {}
+    for number, optimizer in enumerate(made):
+        ours, one = clary_parallel.pipeline(small, 2, 1), small()
+        for model in (ours, one):
+            model.compile(optimizer(schedules[number % len(schedules)]), "mse")
+        # Inside fit, Keras loses what ScheduleFreeAdamW's state begins with.
+        one.optimizer.build(one.trainable_variables)
+        for model in (ours, one):
+            model.fit(X, Y, epochs=2, **FIT)
+        found[optimizer.__name__] = apart(ours.get_weights(), one.get_weights())
+    return found
+
+
 def loss_scaling() -> dict[str, Any]:
     """Half precision with a scaled loss, beside one process; then a scale that overflows."""
     keras.mixed_precision.set_global_policy("mixed_float16")
@@ -223,6 +259,16 @@ def needs_weights() -> dict[str, Any]:
 
 CASES = {
     case.__name__: case
-    for case in (divided, checkpoints, averages, loss_scaling, dropout, compiled, changing_shapes, needs_weights)
+    for case in (
+        divided,
+        checkpoints,
+        averages,
+        optimizers,
+        loss_scaling,
+        dropout,
+        compiled,
+        changing_shapes,
+        needs_weights,
+    )
 }
 report({name: CASES[name]() for name in sys.argv[1:]}, world.rank() if world.is_initialized() else None)

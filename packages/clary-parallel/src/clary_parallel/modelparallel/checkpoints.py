@@ -1,15 +1,13 @@
 """Checkpoints of a parted model: whole ones, in TensorFlow's own format, as one process would write them.
 
-Saving, every rank hands over what it holds: the first rank writes the model and an optimizer with the state of all
-partitions, and holds them all for that while. Restoring, the first rank reads and every rank takes its part, under any
-number of partitions.
+Saving, the first rank writes the model and an optimizer with the state of all partitions, and asks the other ranks for
+one variable after the other. Restoring, the first rank reads them one after the other and every rank takes its part,
+under any number of partitions. So no rank ever holds more than its part and a few variables.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,11 @@ import numpy as np
 
 from clary_parallel.errors import ParallelError
 from clary_parallel.frameworks import keras, tf
-from clary_parallel.modelparallel import hooks, job
-from clary_parallel.modelparallel.model import DistributedModel, parted_models
+from clary_parallel.modelparallel import bundles, hooks, job
+from clary_parallel.modelparallel.model import DistributedModel
+from clary_parallel.modelparallel.whole_optimizer import WholeOptimizer, whole_optimizer
+from clary_parallel.pipelining import held
+from clary_parallel.pipelining.gathering import Gathering
 from clary_parallel.transport import Transport
 
 _Optimizer: Any = keras.optimizers.Optimizer
@@ -85,15 +86,10 @@ class CheckpointManager:
         Path(self._directory).mkdir(parents=True, exist_ok=True)
         path = ""
         if here.replicas.rank == 0:
-            with self._whole_on_first_rank():
-                children = dict(self._children)
-                for name, child in self._children.items():
-                    if isinstance(child, _Optimizer):
-                        whole = _whole_optimizer(child) if here.world.rank == 0 else None
-                        _gather(child, whole, here.model)
-                        children[name] = child if whole is None else whole
-                if here.world.rank == 0:
-                    path = self._write(children)
+            optimizers = self._whole_optimizers()
+            with self._gathering(optimizers).on_first_rank() as is_first:
+                if is_first:
+                    path = self._write(optimizers)
         self._checkpoint.save_counter.assign_add(1)
         return here.world.broadcast_object(path, 0)
 
@@ -121,108 +117,105 @@ class CheckpointManager:
     def _models(self) -> list[Any]:
         return [child for child in self._children.values() if isinstance(child, DistributedModel)]
 
-    def _write(self, children: dict[str, Any]) -> str:
-        whole = tf.train.Checkpoint(**children)
-        whole.save_counter.assign(self._checkpoint.save_counter)
-        manager = tf.train.CheckpointManager(whole, self._directory, self._keep, checkpoint_name=self._name)
-        return manager.save()
+    def _whole_optimizers(self) -> dict[str, WholeOptimizer]:
+        """The optimizers that were used, for all partitions. Collective over the ranks that hold one model."""
+        found = {
+            name: whole_optimizer(child, job.current().model)
+            for name, child in self._children.items()
+            if isinstance(child, _Optimizer)
+        }
+        return {name: whole for name, whole in found.items() if whole is not None}
 
-    def _whole_on_first_rank(self) -> contextlib.ExitStack:
-        """Inside, the first rank of this replica holds the weights of all partitions."""
-        with contextlib.ExitStack() as stack:
-            for model in self._models():
-                stack.enter_context(model.parts().gathering().all_on_first_rank())
-            return stack.pop_all()
+    def _owned(self, optimizers: dict[str, WholeOptimizer]) -> list[tuple[Any, int]]:
+        """The variables that ranks hold between them, and who holds each; in the same order on every rank."""
+        owned: list[tuple[Any, int]] = []
+        for model in self._models():
+            # What no stage uses, every rank has.
+            owned += [(item, model.parts().owner(item) or 0) for item in model.whole_variables()]
+        return owned + [pair for whole in optimizers.values() for pair in whole.slots]
+
+    def _gathering(self, optimizers: dict[str, WholeOptimizer]) -> Gathering:
+        owned = self._owned(optimizers)
+        return Gathering([item for item, _ in owned], {id(item): rank for item, rank in owned}, job.current().model)
+
+    def _write(self, optimizers: dict[str, WholeOptimizer]) -> str:
+        """Write the files, then the note of which checkpoints there are, then drop old ones. On the first rank."""
+        children = {**self._children, **{name: whole.optimizer for name, whole in optimizers.items()}}
+        number = int(self._checkpoint.save_counter.numpy()) + 1
+        absent = [item for item, _ in self._owned(optimizers) if held.is_absent(item)]
+        path = str(Path(self._directory) / f"{self._name}-{number}")
+        whole = tf.train.Checkpoint(**children)
+        whole.save_counter.assign(number)
+        bundles.write(whole, absent, path)
+        state = tf.train.get_checkpoint_state(self._directory)
+        before = [kept for kept in (state.all_model_checkpoint_paths if state else []) if kept != path]
+        kept = [*before, path][-self._keep :] if self._keep else [*before, path]
+        bundles.note_checkpoints(Path(self._directory), kept)
+        for old in before:
+            if old not in kept:
+                bundles.remove(old)
+        return path
 
     def _read(self, path: str) -> None:
         for child in self._children.values():
             if isinstance(child, _Optimizer) and not child.built:
                 child.build([item for model in self._models() for item in model.trainable_variables])
-        with self._whole_on_first_rank():
-            self._read_whole(path)
-
-    def _read_whole(self, path: str) -> None:
-        here = job.current()
-        children = dict(self._children)
+        here = job.current().world
+        optimizers = self._whole_optimizers()
+        owned = [item for item, _ in self._owned(optimizers)]
+        shared = [pair for whole in optimizers.values() for pair in whole.shared]
+        keys: list[str] = []
         failure = None
-        if here.world.rank == 0:
-            for name, child in self._children.items():
-                if isinstance(child, _Optimizer):
-                    children[name] = _whole_optimizer(child)
-            whole = tf.train.Checkpoint(**children)
+        if here.rank == 0:
             try:
-                whole.restore(path).assert_existing_objects_matched()
+                keys = self._keys(path, optimizers, [*owned, *(item for item, _ in shared)])
             except (tf.errors.OpError, AssertionError, ValueError) as error:
-                failure = f"Checkpoint {path} cannot be restored: {str(error).strip().splitlines()[0]}"
-            else:
-                self._checkpoint.save_counter.assign(whole.save_counter)
-        failure = here.world.broadcast_object(failure, 0)
+                failure = f"Checkpoint {path} cannot be restored: {(str(error).strip().splitlines() or [''])[0]}"
+        failure, keys = here.broadcast_object((failure, keys), 0)
         if failure:
             raise ParallelError(f"{failure} Was it written by the same model and optimizer?")
-        for name, child in self._children.items():
-            _spread(_variables(children[name]), _variables(child), here.world)
+        read = bundles.reader_of(path) if here.rank == 0 else None
+        for key, item in zip(keys, [*owned, *(mine for _, mine in shared)], strict=True):
+            value = np.array(read(key), order="C") if read else np.empty(item.shape, _numpy_type(item))
+            here.broadcast(value.reshape(-1).view(np.uint8), 0)
+            if not held.is_absent(item):
+                item.assign(value)
+        for child in (child for name, child in self._children.items() if name in self._others()):
+            _spread(_variables(child), here)
         counter = np.array([int(self._checkpoint.save_counter.numpy())])
-        here.world.broadcast(counter)
+        here.broadcast(counter)
         self._checkpoint.save_counter.assign(int(counter[0]))
 
+    def _keys(self, path: str, optimizers: dict[str, WholeOptimizer], variables: list[Any]) -> list[str]:
+        """Where the checkpoint holds each variable; what every rank has of its own is read at once."""
+        parted = {name: child for name, child in self._children.items() if name not in self._others()}
+        parted.update({name: whole.optimizer for name, whole in optimizers.items()})
+        keys = bundles.keys_in(path, parted, variables)
+        others = tf.train.Checkpoint(**self._others())
+        others.restore(path).assert_existing_objects_matched()
+        self._checkpoint.save_counter.assign(others.save_counter)
+        return keys
 
-def _whole_optimizer(optimizer: Any) -> Any:
-    """An optimizer like this one, with room for the state of all partitions. One that was never used is itself."""
-    if not optimizer.built:
-        return optimizer
-    whole: list[Any] = []
-    own: list[Any] = list(optimizer._trainable_variables)
-    for model in parted_models():
-        everything = model.whole_variables()
-        if any(one is item for one in everything for item in own):
-            whole += [item for item in everything if item.trainable and model.parts().owner(item) is not None]
-    whole += [item for item in own if not any(item is one for one in whole)]
-    like = type(optimizer).from_config(optimizer.get_config())
-    like.build(whole)
-    return like
-
-
-def _gather(optimizer: Any, whole: Any, ranks: Transport) -> None:
-    """Bring every partition's optimizer state into the whole optimizer, on the first rank of a replica. Collective."""
-    mine = {item.path: item for item in optimizer.variables}
-    told = ranks.allgather_object(
-        (int(optimizer.iterations.numpy()), {path: _form(item) for path, item in mine.items()})
-    )
-    into = {} if whole is None or whole is optimizer else {item.path: item for item in whole.variables}
-    # What all ranks have (the number of steps, the learning rate) comes from one that makes steps.
-    order = sorted(range(len(told)), key=lambda rank: (-told[rank][0], rank))
-    done: set[str] = set()
-    for rank in order:
-        for path, (shape, dtype) in told[rank][1].items():
-            if path in done:
-                continue
-            done.add(path)
-            value = np.array(mine[path].numpy(), order="C") if rank == ranks.rank else np.empty(shape, dtype)
-            ranks.broadcast(value.reshape(-1).view(np.uint8), rank)
-            if path in into:
-                into[path].assign(value)
+    def _others(self) -> dict[str, Any]:
+        """What is saved beside models and optimizers."""
+        return {
+            name: child
+            for name, child in self._children.items()
+            if not isinstance(child, DistributedModel | _Optimizer)
+        }
 
 
-def _spread(read: dict[str, Any], mine: dict[str, Any], ranks: Transport) -> None:
-    """Give every rank the first rank's values of the variables that it has. Collective over all ranks."""
-    told = ranks.broadcast_object({key: _form(item) for key, item in read.items()} if ranks.rank == 0 else None, 0)
-    for key, (shape, dtype) in told.items():
-        value = np.array(read[key].numpy(), order="C") if ranks.rank == 0 else np.empty(shape, dtype)
+def _spread(mine: list[Any], ranks: Transport) -> None:
+    """Give every rank the first rank's values of variables that all have. Collective over all ranks."""
+    for item in mine:
+        value = np.array(item.numpy(), order="C")
         ranks.broadcast(value.reshape(-1).view(np.uint8), 0)
-        if key in mine:
-            mine[key].assign(value)
+        item.assign(value)
 
 
-def _variables(child: Any) -> dict[str, Any]:
-    """Variables of what is saved, by a name that is the same on every rank."""
-    if isinstance(child, keras.Variable | tf.Variable):
-        return {"": child}
-    if isinstance(child, _Optimizer):
-        return {item.path: item for item in child.variables}
-    listed: Callable[[], list[Any]] = getattr(child, "whole_variables", lambda: list(child.variables))
-    return {str(number): item for number, item in enumerate(listed())}
+def _variables(child: Any) -> list[Any]:
+    return [child] if isinstance(child, keras.Variable | tf.Variable) else list(child.variables)
 
 
-def _form(variable: Any) -> tuple[tuple[int, ...], Any]:
-    value = variable.numpy()
-    return value.shape, value.dtype
+def _numpy_type(variable: Any) -> Any:
+    return tf.as_dtype(variable.dtype).as_numpy_dtype

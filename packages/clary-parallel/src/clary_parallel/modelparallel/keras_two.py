@@ -6,6 +6,7 @@ count the gradients of all partitions.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from clary_parallel.data import graph
 from clary_parallel.frameworks import keras, tf
 from clary_parallel.modelparallel import job, tracing
+from clary_parallel.pipelining.update import one_after_another
 
 _Optimizer: Any = keras.optimizers.Optimizer
 _installed: list[bool] = []
@@ -102,13 +104,19 @@ def _clip_over_partitions() -> None:
     plain_apply: Any = _Optimizer.apply
 
     def apply(optimizer: Any, grads: Sequence[Any], trainable_variables: Any = None) -> Any:
-        limit = optimizer.global_clipnorm
-        if not limit or not _fit_this_part(grads):
+        if not _fit_this_part(grads):
             return plain_apply(optimizer, grads, trainable_variables)
-        clipped, _ = clip_by_global_norm(list(grads), limit)
+        limit, factor = optimizer.global_clipnorm, None
+        if limit:
+            norm = global_norm(list(grads))
+            factor = limit / tf.maximum(norm, tf.cast(limit, norm.dtype))
+            if optimizer.gradient_accumulation_steps or tf.executing_eagerly():
+                grads, factor = [None if item is None else item * tf.cast(factor, item.dtype) for item in grads], None
         optimizer.global_clipnorm = None
         try:
-            return plain_apply(optimizer, clipped, trainable_variables)
+            # In eager code each update ends before the next begins.
+            with contextlib.nullcontext() if tf.executing_eagerly() else one_after_another(optimizer, factor):
+                return plain_apply(optimizer, grads, trainable_variables)
         finally:
             optimizer.global_clipnorm = limit
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 from typing import Any
 
 from clary_parallel.errors import NotOffered, ParallelError
 from clary_parallel.frameworks import keras, tf
-from clary_parallel.modelparallel import hooks, job, tracing
+from clary_parallel.modelparallel import bundles, hooks, job, tracing
 from clary_parallel.modelparallel.parts import Parts, parts_of
 from clary_parallel.partitioning import describe_plan
+from clary_parallel.pipelining import held
 from clary_parallel.pipelining.gathering import written_to_disk
 
 _Model: Any = keras.Model
@@ -17,8 +19,8 @@ _models: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def parted_models() -> list[Any]:
-    """The models that were parted in this process."""
-    return [model for model in _models if model.parts().parted]
+    """The models that were parted in this process, in the order in which they were called, which is every rank's."""
+    return sorted((model for model in _models if model.parts().parted), key=lambda model: model.parts().number)
 
 
 class _Holder:
@@ -139,7 +141,7 @@ class DistributedModel(_Model):
     def save_model(self, save_path: str = "/opt/ml/model") -> None:
         """Write the whole model with its current weights as a SavedModel. Collective; the first rank writes.
 
-        For this the first rank holds all weights for a while.
+        It asks the other ranks for their weights, and holds a few of them at a time.
 
         Args:
             save_path: Folder of the SavedModel.
@@ -148,9 +150,12 @@ class DistributedModel(_Model):
             raise ParallelError("A model can be saved once it was called in a step: its input shapes are unknown.")
         here = job.current()
         if here.replicas.rank == 0:
-            with self.parts().gathering().all_on_first_rank() as is_first:
+            with self.parts().gathering().on_first_rank() as is_first:
                 if is_first:
-                    self.whole().export(save_path, verbose=False)
+                    absent = [item for item in self.whole_variables() if held.is_absent(item)]
+                    with bundles.hollow(absent):
+                        self.whole().export(save_path, verbose=False)
+                    bundles.complete_saved_model(Path(save_path), absent)
         here.world.barrier()
 
     def save_weights(self, filepath: Any, *arguments: Any, **options: Any) -> None:

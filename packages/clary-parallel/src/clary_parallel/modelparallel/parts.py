@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clary_parallel.analyse import UntraceableError, pins_of, trace_model
+from clary_parallel.analyse import UntraceableError, measure_operations, pins_of, trace_model, with_seconds
 from clary_parallel.analyse.keras_model import TracedModel
 from clary_parallel.frameworks import keras, tf
 from clary_parallel.modelparallel.calls import Call, Called, order_of_inputs, rest_of
@@ -24,6 +24,7 @@ from clary_parallel.pipelining.gathering import Gathering
 from clary_parallel.pipelining.layout import StageLayout, lay_out
 from clary_parallel.pipelining.planning import plan_for_all
 
+_numbers = itertools.count()
 _plans = itertools.count()
 """How many models of this process were planned."""
 
@@ -54,6 +55,7 @@ class Parts:
 
     def __init__(self, model: Any, job: Job, ready: Callable[[], None]) -> None:
         self.model, self.job, self._ready = model, job, ready
+        self.number = next(_numbers)
         self.plan: Plan | None = None
         self._stage_of_weight: dict[int, int] = {}
         self._stages: list[tuple[Any, int]] = []
@@ -116,7 +118,7 @@ class Parts:
     def _trace(self, call: Call) -> Way:
         traced, order = self._described(call)
         self._refuse_weights_outside_layers()
-        plan = self._plan(traced)
+        plan = self._plan(traced, call.microbatch or 1)
         layouts: list[StageLayout] = []
         for layout in lay_out(traced, plan.stage_of, self.job.parameters.partitions):
             for variable in layout.network.variables:
@@ -139,7 +141,7 @@ class Parts:
         # A layer needs values while it is built: then all layers are built whole, and values are dropped afterwards.
         for variable in self.everything():
             if held.has_no_value(variable) and not held.is_absent(variable):
-                variable._deferred_initialize()
+                held.make_value(variable)
         return self._symbolic(call)
 
     def _hold_own(self) -> None:
@@ -151,7 +153,7 @@ class Parts:
                     self._dropped.add(id(variable.value.handle))
                 held.release(variable)
             elif held.has_no_value(variable):
-                variable._deferred_initialize()
+                held.make_value(variable)
         if self.job.parameters.partitions > 1:
             held.give_back()
 
@@ -186,7 +188,7 @@ class Parts:
                 "that belong to no layer, so they can be put into no partition. Move them into a keras.layers.Layer."
             )
 
-    def _plan(self, traced: TracedModel) -> Plan:
+    def _plan(self, traced: TracedModel, microbatch: int) -> Plan:
         parameters = self.job.parameters
         shape = [
             (type(call.operation).__name__, tuple(id(weight) for weight in getattr(call.operation, "weights", ())))
@@ -209,6 +211,11 @@ class Parts:
                 contiguous=parameters.contiguous and not parameters.load_partition,
             )
         self._shape = shape
+        if parameters.optimize == "speed":
+            # All ranks must cut alike, so one of them measures.
+            everyone = self.job.world
+            seconds = measure_operations(traced, microbatch) if everyone.rank == 0 else None
+            traced = with_seconds(traced, everyone.broadcast_object(seconds))
         self.plan = plan_for_all(
             traced.graph,
             parameters.partitions,

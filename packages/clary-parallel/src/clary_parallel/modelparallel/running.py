@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,15 @@ class Program:
         self._everywhere = True
         self._shared: list[tuple[Any, int]] = []
 
-    def run(self, microbatches: Sequence[Microbatch], keep: bool) -> tuple[list[list[Any]], list[list[Any]]]:
+    def run(
+        self, microbatches: Sequence[Microbatch], keep: bool, means: Collection[int] = ()
+    ) -> tuple[list[list[Any]], list[list[Any]]]:
         """Run a step. Collective over the ranks that hold the model.
 
         Args:
             microbatches: Tensors or arrays of each micro-batch.
             keep: Whether to keep gradients of each micro-batch.
+            means: Numbers of the variables whose gradients are wanted as means over micro-batches, in place of sums.
 
         Returns:
             For each micro-batch the tensors that the function returns, and, if kept, those that derive from gradients
@@ -57,11 +60,10 @@ class Program:
         saved: list[dict[str, Any]] = [{} for _ in microbatches]
         given = [[tf.convert_to_tensor(item) for item in microbatch] for microbatch in microbatches]
         inputs = [self.cut.phases.call(0, items, kept) for items, kept in zip(given, saved, strict=True)]
-        for total in self._totals:
-            total.assign(tf.zeros_like(total))
         feeds = {number: self._feeds(number, given, inputs) for number in self._stages}
         if self._compiled is None:
             self._compiled = self._compile(feeds)
+        self._clear()
         programs: dict[int, Stage | _Keeping] = {}
         for number, stage in self._stages.items():
             stage.begin(feeds[number], [self._compiled[number]] * len(given))
@@ -74,6 +76,9 @@ class Program:
             kept = self._kept(taken, tensors, saved)
         else:
             self._add_direct(tensors)
+        for place in means:
+            total = self.cut.parts.gradient_sum(self.cut.variables[place])
+            total.assign(total / tf.cast(len(given), total.dtype))
         returned = sum(leaf.kind == "tensor" for leaf in self.cut.leaves)
         return [row[:returned] for row in tensors], kept
 
@@ -124,6 +129,15 @@ class Program:
                 told = compiled[layout.number].gives
             takes = self.job.model.broadcast_object(told, layout.number)
         return compiled
+
+    def _clear(self) -> None:
+        """Make zeros of the sums that no backward of the step begins anew."""
+        stages = (self._compiled or {}).values()
+        begun = {id(self._totals[index]) for compiled in stages for index in compiled.with_gradient}
+        for variable in self.cut.variables:
+            total = self.cut.parts.gradient_sum(variable)
+            if id(total) not in begun:
+                total.assign(tf.zeros_like(total))
 
     def _schedule(self, count: int) -> Schedule:
         name = self.job.parameters.pipeline if self.trains else "forward_only"

@@ -16,7 +16,7 @@ from clary_parallel.frameworks import keras, tf
 from clary_parallel.modelparallel import job
 from clary_parallel.modelparallel.cutting import Cut, cut
 from clary_parallel.modelparallel.running import Program
-from clary_parallel.modelparallel.step_output import StepOutput
+from clary_parallel.modelparallel.step_output import StepOutput, Total
 from clary_parallel.modelparallel.tracing import StepError
 
 _IGNORED = ("reduce_retracing", "experimental_relax_shapes", "experimental_autograph_options")
@@ -197,11 +197,12 @@ class _Step:
         values = [leaf for leaf in found.leaves if leaf.kind == "tensor"]
         derived = [leaf for leaf in found.leaves if leaf.kind == "derived"]
         wanted = {"keep": bool(derived)}
+        means: set[int] = set()
         left: dict[str, Any] = {}
 
         def run(*arrays: Any) -> list[Any]:
             program = self._program(structure, arrays, axes, count)
-            rows, kept = program.run(_microbatches(arrays, axes, count), keep=wanted["keep"])
+            rows, kept = program.run(_microbatches(arrays, axes, count), keep=wanted["keep"], means=means)
             left["kept"] = kept
             given = [row[leaf.number] for leaf in values for row in rows]
             given += [row[len(found.variables) + leaf.number] for leaf in derived for row in kept]
@@ -234,7 +235,7 @@ class _Step:
                     part.set_shape(variable.shape)
                 return list(parts)
 
-            return StepOutput(each, count, total)
+            return StepOutput(each, count, Total(total, count, lambda: means.add(place)))
 
         def output(number: int) -> Any:
             leaf = found.leaves[number]

@@ -8,16 +8,47 @@ from typing import Any
 from clary_parallel.frameworks import tf
 
 
+class Total:
+    """The sum of a gradient over micro-batches, which adds up in a variable while the step runs.
+
+    If only its mean is asked for, the step divides that variable itself at its end, and no second copy is made.
+
+    Args:
+        read: The variable's value when the step has run.
+        count: How many micro-batches there are.
+        divide: Tells the step to divide the variable.
+    """
+
+    def __init__(self, read: Any, count: int, divide: Callable[[], None]) -> None:
+        self._read, self._count, self._divide = read, count, divide
+        self._is_mean: bool | None = None
+
+    def sum(self) -> Any:
+        """The sum."""
+        if self._is_mean is None:
+            self._is_mean = False
+        return self._read * tf.cast(self._count, self._read.dtype) if self._is_mean else self._read
+
+    def mean(self) -> Any:
+        """The mean."""
+        if self._is_mean is None:
+            self._is_mean = True
+            self._divide()
+        return self._read if self._is_mean else self._read / tf.cast(self._count, self._read.dtype)
+
+
 class StepOutput:
     """The versions of one tensor across micro-batches.
 
     Args:
         outputs: One tensor for each micro-batch, or what gives them when they are asked for.
         count: How many there are.
-        total: Their sum, of gradients, which add up while the step runs.
+        total: What they add up to, of gradients.
     """
 
-    def __init__(self, outputs: Sequence[Any] | Callable[[], Sequence[Any]], count: int, total: Any = None) -> None:
+    def __init__(
+        self, outputs: Sequence[Any] | Callable[[], Sequence[Any]], count: int, total: Total | None = None
+    ) -> None:
         self._given, self._count, self._total = outputs, count, total
 
     @property
@@ -30,7 +61,7 @@ class StepOutput:
     def reduce_mean(self) -> Any:
         """The mean over micro-batches."""
         if self._total is not None:
-            return self._total if self._count == 1 else self._total / tf.cast(self._count, self._total.dtype)
+            return self._total.mean()
         outputs = self.outputs
         if not outputs[0].dtype.is_floating:
             return tf.reduce_mean(tf.stack(outputs), axis=0)
@@ -38,7 +69,7 @@ class StepOutput:
 
     def reduce_sum(self) -> Any:
         """The sum over micro-batches."""
-        return self._total if self._total is not None else tf.add_n(self.outputs)
+        return self._total.sum() if self._total is not None else tf.add_n(self.outputs)
 
     def concat(self) -> Any:
         """The tensors one after another along the batch axis; scalars become a vector."""

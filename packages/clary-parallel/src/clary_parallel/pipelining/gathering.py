@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.saving import saving_lib  # pyright: ignore[reportMissingImports]
 
-from clary_parallel.pipelining.held import Fetching, present
+from clary_parallel.pipelining.held import Fetching
 from clary_parallel.transport import Transport
 
 _TAG = 29_999
@@ -52,22 +52,6 @@ class Gathering:
         finally:
             Fetching.fetch = None
             self._transport.broadcast_object(None)
-
-    @contextlib.contextmanager
-    def all_on_first_rank(self) -> Generator[bool]:
-        """Collective: inside, the first rank (where it gives True) holds the values of all variables at once."""
-        valued: list[tuple[Any, Any]] = []
-        for variable, owner in zip(self._variables, self._owner, strict=True):
-            if owner == 0:
-                continue
-            if self._transport.rank == owner:
-                self._transport.isend(_value(variable), 0, _TAG).wait()
-            elif self._transport.rank == 0:
-                value = _buffer(variable)
-                self._transport.irecv(value, owner, _TAG).wait()
-                valued.append((variable, value))
-        with present(valued):
-            yield self._transport.rank == 0
 
     def everywhere(self) -> dict[int, Any]:
         """The value of each variable, by its id, on every rank. Collective."""

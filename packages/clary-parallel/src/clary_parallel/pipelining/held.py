@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Generator, Sequence
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +26,9 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer  # pyright: ignore
 
 _WAITING = "uninitialized_variables"
 """Keras's list of variables without values; the end of any stateless scope gives them all one."""
+
+_M_MMAP_THRESHOLD = -3
+_LARGE_BYTES = 8 << 20
 
 _absent_kinds: dict[Any, Any] = {}
 _optimizer_slots: WeakKeyDictionary[Any, list[tuple[Any, Any]]] = WeakKeyDictionary()
@@ -110,6 +116,19 @@ def has_no_value(variable: Any) -> bool:
     return variable._value is None
 
 
+def make_value(variable: Any) -> None:
+    """Give a described variable its value, wherever this is called.
+
+    A function that is being traced counts variables that its thread makes as its own, inside `tf.init_scope` too. It is
+    then traced a second time, where it must make none.
+    """
+    if not tf.compat.v1.get_default_graph().building_function:
+        variable._deferred_initialize()
+        return
+    with ThreadPoolExecutor(1) as other_thread:
+        other_thread.submit(variable._deferred_initialize).result()
+
+
 def make_absent(variable: Any) -> None:
     """Let a described variable ignore assignments, and refuse its value but to who gathers values."""
     kind = type(variable)
@@ -134,22 +153,25 @@ def give_back() -> None:
         trim(0)
 
 
-@contextlib.contextmanager
-def present(valued: Sequence[tuple[Any, Any]]) -> Generator[None]:
-    """Absent variables have values inside, and are absent again afterwards.
+def keep_large_apart() -> None:
+    """Let the C library (glibc) give each large tensor pages of its own, which are free again with the tensor.
 
-    Args:
-        valued: Pairs of an absent variable and its value.
+    By itself it soon takes tensors up to 32 MiB from its heaps. Of a model with weights of that size, whose gradients
+    and updates come and go, the heaps then keep holes that take as much memory as half of all that is in use. A
+    setting of the user's own stands.
     """
-    for variable, value in valued:
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ or "mmap_threshold" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def give(variable: Any, value: Any) -> None:
+    """Let a variable that is absent have a value: a TensorFlow variable."""
+    if is_absent(variable):
         variable.__class__ = type(variable).__bases__[1]
-        with tf.init_scope():
-            variable._initialize(value)
-    try:
-        yield
-    finally:
-        for variable, _ in valued:
-            release(variable)
+    variable._value = value
 
 
 def is_absent(variable: Any) -> bool:
@@ -180,7 +202,8 @@ def build_optimizer(optimizer: Any, variables: Sequence[Any], own: set[int]) -> 
             )
         return _optimizer_slots[optimizer]
     pairs: list[tuple[Any, Any]] = []
-    key = inner._var_key
+    key, plain = inner._var_key, inner.add_variable
+    noted = _Noted(variables)
 
     def known_by(variable: Any) -> Any:
         return f"absent {id(variable)}" if is_absent(variable) else key(variable)
@@ -188,19 +211,32 @@ def build_optimizer(optimizer: Any, variables: Sequence[Any], own: set[int]) -> 
     # Keras knows variables by their values' names, and an absent one has no value.
     inner._var_key = optimizer._var_key = known_by
 
-    def add(reference_variable: Any, *arguments: Any, **options: Any) -> Any:
+    def add(reference_variable: Any, make: Callable[[], Any]) -> Any:
+        current, noted.current = noted.current, None
         with described():
-            slot = BaseOptimizer.add_variable_from_reference(inner, reference_variable, *arguments, **options)
+            slot = make()
+        noted.current = current
         hold([slot], {id(slot)} if id(reference_variable) in own else set())
         pairs.append((reference_variable, slot))
         return slot
 
-    inner.add_variable_from_reference = add
+    def add_from_reference(reference_variable: Any, *arguments: Any, **options: Any) -> Any:
+        plainly: Any = BaseOptimizer.add_variable_from_reference
+        return add(reference_variable, partial(plainly, inner, reference_variable, *arguments, **options))
+
+    def add_variable(*arguments: Any, **options: Any) -> Any:
+        # Adafactor's state has other shapes than its variables, and is made while these are gone through.
+        if noted.current is None:
+            return plain(*arguments, **options)
+        return add(noted.current, partial(plain, *arguments, **options))
+
+    inner.add_variable_from_reference, inner.add_variable = add_from_reference, add_variable
     try:
-        with keras.name_scope(optimizer.name, caller=optimizer):
-            optimizer.build(list(variables))
+        # ScheduleFreeAdamW copies weights into its state: those of other ranks into what is thrown away.
+        with keras.name_scope(optimizer.name, caller=optimizer), fetching(_some_variable):
+            optimizer.build(noted)
     finally:
-        del inner.add_variable_from_reference
+        del inner.add_variable_from_reference, inner.add_variable
     if inner.use_ema:
         _average_own_only(inner, own)
     _optimizer_slots[optimizer] = pairs
@@ -225,6 +261,22 @@ def _average_own_only(optimizer: Any, own: set[int]) -> None:
 
     optimizer._update_model_variables_moving_average = update
     optimizer._overwrite_model_variables_with_average_value = overwrite
+
+
+class _Noted(list[Any]):
+    """Variables of which it is known, while somebody goes through them, which one it is."""
+
+    current: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in super().__iter__():
+            self.current = item
+            yield item
+        self.current = None
+
+
+def _some_variable(variable: Any) -> Any:
+    return tf.Variable(tf.zeros(variable._shape, variable._dtype))
 
 
 def _zeros(shape: Any, dtype: Any) -> Any:

@@ -40,7 +40,7 @@ class Update:
         self._scaled_by_hand = float(getattr(inner, "loss_scale_factor", None) or 1.0)
 
         def apply() -> None:
-            with _one_after_another(inner):
+            with one_after_another(inner):
                 inner.apply([item.value() for item in self._gradients], list(variables))
 
         def apply_scaled(factor: Any) -> None:
@@ -49,7 +49,7 @@ class Update:
                 scaled = [item * tf.cast(factor, item.dtype) for item in self._gradients]
                 inner.apply(scaled, list(variables))
                 return
-            with _one_after_another(inner, factor):
+            with one_after_another(inner, factor):
                 inner.apply([item.value() for item in self._gradients], list(variables))
 
         def squares() -> Any:
@@ -106,7 +106,7 @@ def loss_scale(optimizer: Any) -> float:
 
 
 @contextlib.contextmanager
-def _one_after_another(optimizer: Any, factor: Any = None) -> Generator[None]:
+def one_after_another(optimizer: Any, factor: Any = None) -> Generator[None]:
     """Inside a traced function: each variable's update waits for the one before, and its gradient is scaled only then.
 
     Otherwise TensorFlow may begin all updates at once, and hold as many temporary copies as there are weights.

@@ -10,7 +10,7 @@ from typing import Any
 from clary_parallel.analyse import partition as _partition
 from clary_parallel.errors import ParallelError, no_such_name
 from clary_parallel.frameworks import tf
-from clary_parallel.modelparallel import job, keras_two
+from clary_parallel.modelparallel import job, keras_two, waiting
 from clary_parallel.modelparallel.checkpoints import CheckpointManager
 from clary_parallel.modelparallel.communication import (
     CommGroup,
@@ -39,6 +39,7 @@ from clary_parallel.modelparallel.hooks import register_post_partition_hook
 from clary_parallel.modelparallel.model import DistributedModel
 from clary_parallel.modelparallel.step import step
 from clary_parallel.modelparallel.step_output import StepOutput
+from clary_parallel.pipelining import held
 
 WORLD = CommGroup.WORLD
 MP_GROUP = CommGroup.MP_GROUP
@@ -99,8 +100,12 @@ def init(config: Mapping[str, Any] | None = None) -> None:
         ParameterError: A parameter is wrong or does not fit the number of ranks.
         NotOffered: A parameter asks for what only the PyTorch library does.
     """
-    job.start(config)
+    here = job.start(config)
     keras_two.install()
+    if here.parameters.partitions > 1:
+        waiting.install()
+        if here.parameters.optimize == "memory":
+            held.keep_large_apart()
     _two_threads()
 
 

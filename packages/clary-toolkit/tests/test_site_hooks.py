@@ -86,3 +86,21 @@ def test_the_hook_costs_less_than_a_millisecond(version: str, tmp_path: Path) ->
     while fastest >= 0.001 and time.monotonic() < deadline:
         fastest = min(fastest, float(printed_by(code, JOB, python)[0]))
     assert fastest < 0.001
+
+
+@pytest.mark.parametrize(
+    ("environ", "then"),
+    [({**JOB, "S3_USE_HTTPS": "0"}, "0"), ({**JOB, "S3_USE_HTTPS": "1"}, "1"), ({"S3_USE_HTTPS": "0"}, "1")],
+)
+def test_a_script_that_asks_for_https_stays_with_a_store_on_http(
+    each_python: str, environ: dict[str, str], then: str
+) -> None:
+    script = (
+        "import os, subprocess\n"
+        "os.environ['S3_USE_HTTPS'] = '1'\n"
+        "os.environ['S3_REGION'] = 'us-west-2'\n"
+        "os.environ.update({'MINE': '1'})\n"
+        "print(os.environ['S3_USE_HTTPS'], os.environ['S3_REGION'], os.environ['MINE'])\n"
+        "print(subprocess.check_output(['printenv', 'S3_USE_HTTPS']).decode())\n"
+    )
+    assert printed_by(HOOK + "\n" + script, environ, each_python) == [then, "us-west-2", "1", then]

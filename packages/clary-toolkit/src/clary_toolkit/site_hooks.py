@@ -10,6 +10,10 @@ if "TRAINING_JOB_NAME" in os.environ and "AWS_ENDPOINT_URL" in os.environ:
     from clary_toolkit import sts_redirect
 
     sts_redirect.install()
+    if os.environ.get("S3_USE_HTTPS") == "0":
+        from clary_toolkit import s3_over_http
+
+        s3_over_http.install()
 if "CLARY_MASTER_ENDED" in os.environ:
     from clary_toolkit import server_join
 

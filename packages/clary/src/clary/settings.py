@@ -73,7 +73,11 @@ class Settings(BaseSettings):
     @property
     def default_role_arn(self) -> str:
         """The execution role that exists from the first start."""
-        return f"arn:aws:iam::{self.account_id}:role/{DEFAULT_ROLE_NAME}"
+        return self.role_arn(DEFAULT_ROLE_NAME)
+
+    def role_arn(self, name: str) -> str:
+        """The role of that name in the server's account."""
+        return f"arn:aws:iam::{self.account_id}:role/{name}"
 
     @property
     def default_bucket(self) -> str:

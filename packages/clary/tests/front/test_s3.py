@@ -102,6 +102,18 @@ def test_ranges_and_conditions_hold(s3: Any, bucket: str) -> None:
     assert code_of(s3.put_object, Bucket=bucket, Key="k", Body=b"x", IfNoneMatch="*") == "PreconditionFailed"
 
 
+@pytest.mark.parametrize("wanted", ["bytes=0-9", "bytes=90-", "bytes=90-5000", "bytes=-10", "bytes=99-99"])
+def test_head_and_get_agree_about_a_part(s3: Any, bucket: str, wanted: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=bytes(range(100)))
+    got = s3.get_object(Bucket=bucket, Key="k", Range=wanted)
+    told = s3.head_object(Bucket=bucket, Key="k", Range=wanted)
+    assert told["ContentLength"] == got["ContentLength"] == len(got["Body"].read())
+    assert told["ResponseMetadata"]["HTTPHeaders"]["content-range"] == got["ContentRange"]
+    assert told["ResponseMetadata"]["HTTPStatusCode"] == 206
+    assert s3.head_object(Bucket=bucket, Key="k")["ContentLength"] == 100
+    assert code_of(s3.head_object, Bucket=bucket, Key="k", Range="bytes=100-199") == "416"
+
+
 def test_copies_tags_and_batch_deletion_work(s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="k", Body=b"x" * 100)
     s3.copy_object(Bucket=bucket, Key="copy of k", CopySource={"Bucket": bucket, "Key": "k"})

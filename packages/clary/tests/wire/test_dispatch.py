@@ -128,6 +128,40 @@ def test_a_broken_form_is_told_in_xml(person, body, code):
     assert [node.text for node in document.iter() if node.tag.endswith("Code")] == [code]
 
 
+@pytest.mark.parametrize(
+    ("signed_for", "method_path", "headers", "body", "named"),
+    [
+        ("ecr", ("POST", "/"), {"x-amz-target": "Registry_V1.DescribeRepositories"}, b"{}", "DescribeRepositories"),
+        (
+            "sns",
+            ("POST", "/"),
+            {"content-type": "application/x-www-form-urlencoded"},
+            b"Action=ListTopics",
+            "ListTopics",
+        ),
+        ("lambda", ("GET", "/2015-03-31/functions"), {}, b"", "GET /2015-03-31/functions"),
+    ],
+)
+def test_a_request_for_a_service_that_is_not_there_is_told_so_by_name(
+    person, signed_for, method_path, headers, body, named
+):
+    scope = f"AWS4-HMAC-SHA256 Credential=AKID/20260102/us-east-1/{signed_for}/aws4_request, SignedHeaders=host"
+    response = dispatch(WireRequest(*method_path, "", {**headers, "authorization": scope}, body), person)
+    assert response.status == 400
+    text = response.body.decode()
+    assert "UnsupportedOperation" in text + str(response.headers)
+    assert signed_for in text
+    assert named in text
+    assert "sagemaker" in text
+
+
+def test_a_wrong_operation_of_a_service_that_is_there_stays_unknown(person):
+    scope = "AWS4-HMAC-SHA256 Credential=AKID/20260102/us-east-1/sagemaker/aws4_request, SignedHeaders=host"
+    headers = {"x-amz-target": "SageMaker.Nonsense", "authorization": scope}
+    response = dispatch(WireRequest("POST", "/", "", headers, b"{}"), person)
+    assert json.loads(response.body)["__type"] == "UnknownOperationException"
+
+
 @pytest.mark.parametrize("method_path", [("GET", "/endpoints/e/invocations"), ("POST", "/nothing")])
 def test_an_unknown_path_is_an_unknown_operation(person, method_path):
     response = dispatch(WireRequest(*method_path, "", {}, b""), person)

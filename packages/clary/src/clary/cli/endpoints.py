@@ -31,6 +31,7 @@ _COLOURS = {
     "Updating": "cyan",
     "RollingBack": "yellow",
 }
+_UNDER_WAY = ("Creating", "Updating")
 _CONTENT_TYPES = {
     ".json": "application/json",
     ".jsonl": "application/jsonlines",
@@ -68,10 +69,13 @@ def list_endpoints(home: HomeOption = None, as_json: JsonOption = False) -> None
     if not found:
         say("No endpoints yet.")
         return
-    rows = [("name", "status", "created")]
+    rows = [("name", "status", "created", "waiting for")]
     for endpoint in found:
         created = endpoint["CreationTime"].astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        rows.append((endpoint["EndpointName"], endpoint["EndpointStatus"], created))
+        name, status = endpoint["EndpointName"], endpoint["EndpointStatus"]
+        rows.append((name, status, created, _awaited(sagemaker, name) if status in _UNDER_WAY else ""))
+    if not any(waiting for *_, waiting in rows[1:]):
+        rows = [row[:3] for row in rows]
     print_columns(rows, colour=_COLOURS)
 
 
@@ -209,6 +213,16 @@ def described(sagemaker: Any, endpoint: str) -> dict[str, Any]:
     if names:
         raise CliError(f"Several endpoints have {endpoint!r} in their names: {', '.join(names)}.", "Give more of it.")
     raise CliError(f"There is no endpoint {endpoint!r}.", "`clary endpoints` lists them.")
+
+
+def _awaited(sagemaker: Any, name: str) -> str:
+    """What an endpoint that is being made or changed is doing, or lacks: an endpoint may wait for a job's memory."""
+    with aws_errors():
+        coming = (_exact(sagemaker, name) or {}).get("PendingDeploymentSummary", {})
+    told = [
+        status["StatusMessage"] for v in coming.get("ProductionVariants", ()) for status in v.get("VariantStatus", ())
+    ]
+    return told[0] if told else ""
 
 
 def _wait_until_gone(sagemaker: Any, name: str) -> None:

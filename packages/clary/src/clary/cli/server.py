@@ -278,13 +278,16 @@ def _local_time(moment: str) -> str:
 
 
 def _memory_of(pid: int) -> int:
-    """Memory of a process and its children, in MiB; what they share is counted once."""
+    """Memory of the server's processes and the store, without jobs', in MiB; what they share is counted once."""
     import psutil
 
     try:
         server = psutil.Process(pid)
-        processes = [server, *server.children(recursive=True)]
-        return round(sum(process.memory_full_info().pss for process in processes) / 2**20)
+        processes = [server, *(p for p in server.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE)]
+        hosts = [process for process in processes if "clary.host" in process.cmdline()]
+        theirs = {process.pid for host in hosts for process in (host, *host.children(recursive=True))}
+        own = (process for process in processes if process.pid not in theirs)
+        return round(sum(process.memory_full_info().pss for process in own) / 2**20)
     except psutil.Error:
         return 0
 

@@ -16,6 +16,7 @@ from clary.front.s3_body import Body, Receive, open_body, read_body
 from clary.front.s3_errors import ClientGone, S3Error, new_request_id
 from clary.front.s3_markers import copied_marker, copy_result, marker_to_put
 from clary.front.s3_permissions import NamedPrefixes, OwnerOf, Place, check_places
+from clary.front.s3_ranges import head_of_part
 from clary.front.s3_request import S3Request, default_kms_key, deleted_keys, encryption_response
 from clary.settings import Settings
 from clary.storage import signing
@@ -179,7 +180,10 @@ class S3Proxy:
             await send({"type": "http.response.body", "body": document})
             return
         length = int(response.header(b"content-length") or -1)
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        status = response.status
+        if request.method == "HEAD" and request.key and status == 200 and "range" in request.headers:
+            status, headers = head_of_part(request.headers["range"], headers)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         watcher = None
         if request.method == "GET" and length > _WATCHED:
             watcher = asyncio.create_task(_client_gone(receive))

@@ -62,10 +62,16 @@ class Reporter:
 
     def enter(self, phase: Phase, message: str = "") -> None:
         """Note and report that the host is in a phase, or that there is something new to say about it."""
-        change = PhaseChange(phase=phase, timestamp=dt.datetime.now(dt.UTC), message=message)
         with self._changed:
-            self._phases.append(change)
-            self._save("phases.json", [entry.model_dump(mode="json") for entry in self._phases])
+            self._note(phase, message)
+        self._wake(urgent=True)
+
+    def tell(self, phase: Phase, message: str) -> None:
+        """Note and report news of a phase, unless the host has left it meanwhile."""
+        with self._changed:
+            if not self._phases or self._phases[-1].phase != phase:
+                return
+            self._note(phase, message)
         self._wake(urgent=True)
 
     def serve_at(self, address: str | None) -> None:
@@ -104,6 +110,10 @@ class Reporter:
         """Ask often while the host can do nothing without the server's word."""
         self._awaiting_order = waiting
         self._wake(urgent=True)
+
+    def _note(self, phase: Phase, message: str) -> None:
+        self._phases.append(PhaseChange(phase=phase, timestamp=dt.datetime.now(dt.UTC), message=message))
+        self._save("phases.json", [entry.model_dump(mode="json") for entry in self._phases])
 
     def _wake(self, *, urgent: bool) -> None:
         with self._changed:

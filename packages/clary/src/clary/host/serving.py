@@ -23,11 +23,12 @@ from clary.host.container_keeper import ContainerKeeper, Kept, Patience
 from clary.host.control import Task
 from clary.host.layout import HostFolder
 from clary.host.metrics import point
+from clary.host.progress import Progress
 from clary.host.sandbox import SOCKET_NAME, SandboxError
 from clary.host.serving_process import ServingProcess
 from clary.host.serving_spec import ReplicaSpec
 from clary.host.spec import Ending, Phase
-from clary.host.supervisor import leave_if_stopped, oversee, throttled
+from clary.host.supervisor import leave_if_stopped, oversee
 from clary.host.transfers import TransferError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _make_ready(
 ) -> list[Image | OwnImage]:
     """Images and models, side by side; the first failure ends it."""
     reporter.enter(Phase.PREPARING_IMAGE)
-    progress = throttled(reporter, Phase.PREPARING_IMAGE)
+    progress = Progress(reporter, Phase.PREPARING_IMAGE)
     uris = list(dict.fromkeys(container.image for container in spec.containers))
     images = {uri: Task(control, "image", partial(prepare_image, uri, spec.images_home, progress)) for uri in uris}
     models: list[Task[None]] = []

@@ -18,6 +18,7 @@ from clary.host import containers, layout, limits, network, processes, remote_sh
 from clary.host.command_run import CommandRun
 from clary.host.control import Control, Task
 from clary.host.layout import HostFolder
+from clary.host.progress import Progress
 from clary.host.report import Reporter
 from clary.host.sandbox import Plan, SandboxError
 from clary.host.spec import Ending, HostSpec, Phase
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 _MERGE_SECONDS_AFTER_STOP = 120.0
 _FOLDER_CHECK_SECONDS = 5.0
-_PROGRESS_SECONDS = 1.0
 
 
 class ImageUnavailable(Exception):
@@ -164,7 +164,7 @@ def _make_ready(
     isolated = network.needs_namespace(spec)
     layout.create(folder, spec, network.INTERFACE if isolated else network.shared(spec).interface)
     reporter.enter(Phase.PREPARING_IMAGE)
-    image = Task(control, "image", lambda: prepare_image(spec, throttled(reporter, Phase.PREPARING_IMAGE)))
+    image = Task(control, "image", lambda: prepare_image(spec, Progress(reporter, Phase.PREPARING_IMAGE)))
     inputs = Task(control, "inputs", lambda: transfers.download(spec, folder))
     net = Task(control, "connect", lambda: network.connect(spec) if isolated else network.shared(spec))
     tasks: list[Task[Image | OwnImage] | Task[None] | Task[Network]] = [image, inputs, net]
@@ -252,17 +252,3 @@ def leave_if_stopped(control: Control) -> None:
     """End the host before its command, when the server no longer wants it."""
     if control.wanted != "run":
         raise EarlyEnd(Ending(cause="Stopped"))
-
-
-def throttled(reporter: Reporter, phase: Phase) -> Callable[[str], None]:
-    """Progress as messages of a phase, at most one a second."""
-    import time
-
-    last = [0.0]
-
-    def tell(message: str) -> None:
-        if time.monotonic() - last[0] >= _PROGRESS_SECONDS:
-            last[0] = time.monotonic()
-            reporter.enter(phase, message)
-
-    return tell

@@ -1,4 +1,4 @@
-"""IAM, as far as the SDKs look: the execution role, its trust policy, and simulations of what it may do."""
+"""IAM, as far as the SDKs look: execution roles, their trust policy, and simulations of what they may do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from urllib.parse import quote
 
 from clary.services.registry import Answer, Context, operation
 from clary.settings import DEFAULT_ROLE_NAME
-from clary.wire.errors import AwsError, ValidationError
+from clary.wire.errors import ValidationError
 from clary.wire.identity import role_id
 from clary.wire.pagination import decode_token, encode_token
 
 _DEFAULT_ITEMS = 100
-_CREATED = dt.datetime(2017, 11, 29, tzinfo=dt.UTC)  # the day SageMaker was announced: the role was always there
+_CREATED = dt.datetime(2017, 11, 29, tzinfo=dt.UTC)  # the day SageMaker was announced: roles were always there
 _TRUST_POLICY = {
     "Version": "2012-10-17",
     "Statement": [
@@ -26,15 +26,12 @@ _TRUST_POLICY = {
 
 @operation("iam")
 def get_role(context: Context, params: dict[str, Any]) -> Answer:
-    """The execution role that exists from the first start.
+    """The role of that name, whatever it is: scripts name the roles of their authors' accounts.
 
-    Raises:
-        AwsError: NoSuchEntity, for every other name.
+    Jobs run as any role's ARN, and AssumeRole speaks as any, so that none can be said to be missing. The role of the
+    server's own is the one that is listed.
     """
-    name = params["RoleName"]
-    if name != DEFAULT_ROLE_NAME:
-        raise AwsError("NoSuchEntity", f"The role with name {name} cannot be found.", status=404)
-    return {"Role": _default_role(context)}
+    return {"Role": _role(context, params["RoleName"])}
 
 
 @operation("iam")
@@ -43,7 +40,7 @@ def list_roles(context: Context, params: dict[str, Any]) -> Answer:
     if params.get("Marker") is not None:
         _position(params["Marker"])
     is_listed = params.get("PathPrefix", "/") == "/"
-    return {"Roles": [_default_role(context)] if is_listed else [], "IsTruncated": False}
+    return {"Roles": [_role(context, DEFAULT_ROLE_NAME)] if is_listed else [], "IsTruncated": False}
 
 
 @operation(
@@ -86,15 +83,15 @@ def _position(marker: str) -> int:
     return start
 
 
-def _default_role(context: Context) -> dict[str, Any]:
-    arn = context.settings.default_role_arn
+def _role(context: Context, name: str) -> dict[str, Any]:
+    arn = context.settings.role_arn(name)
     return {
         "Path": "/",
-        "RoleName": DEFAULT_ROLE_NAME,
+        "RoleName": name,
         "RoleId": role_id(arn),
         "Arn": arn,
         "CreateDate": _CREATED,
         "AssumeRolePolicyDocument": quote(json.dumps(_TRUST_POLICY), safe=""),
-        "Description": "The role that jobs run as. It allows everything: access is decided by who holds which keys.",
+        "Description": "A role that jobs run as. It allows everything: access is decided by who holds which keys.",
         "MaxSessionDuration": 43200,
     }

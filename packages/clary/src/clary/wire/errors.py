@@ -6,7 +6,8 @@ AwsError                        any error that a client sees, by code, status an
 ├── ResourceInUse               the name is taken (400)
 ├── ResourceLimitExceeded       a quota (400)
 ├── AccessDenied                AccessDeniedException (400)
-└── UnsupportedOperation        an operation of AWS that Clary does not implement (400)
+├── UnsupportedOperation        an operation of AWS that Clary does not implement (400)
+└── UnsupportedService          a service of AWS that Clary does not stand in for (400)
 """
 
 from __future__ import annotations
@@ -63,4 +64,13 @@ class UnsupportedOperation(AwsError):
             "UnsupportedOperation",
             f"Clary does not implement the operation {operation} of {service}. "
             "docs/reference/compatibility.md lists those that it does.",
+        )
+
+
+class UnsupportedService(AwsError):
+    def __init__(self, service: str, operation: str, offered: str) -> None:
+        super().__init__(
+            "UnsupportedOperation",
+            f"Clary does not stand in for the AWS service '{service}', so it cannot answer {operation}. "
+            f"It stands in for {offered}. Leave this call out, or send it elsewhere with an endpoint_url of its own.",
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
 from clary.wire import query, rest
-from clary.wire.errors import AwsError
+from clary.wire.errors import AwsError, UnsupportedService
 from clary.wire.messages import WireRequest
-from clary.wire.services import BY_TARGET, BY_VERSION, Protocol, Service, model
+from clary.wire.services import BY_NAME, BY_TARGET, BY_VERSION, SIGNING_NAMES, Protocol, Service, model
+
+_SIGNED_FOR = re.compile(r"Credential=[^/,]+/\d{8}/[^/,]+/([^/,]+)/aws4_request")
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,19 @@ def find(request: WireRequest) -> Route:
     """The operation that a request is for.
 
     Raises:
+        UnsupportedService: it is signed for a service that Clary does not stand in for, and is none of the others'.
         AwsError: UnknownOperationException, or InvalidAction in the Query protocol: AWS has no such operation.
     """
+    try:
+        return _find(request)
+    except AwsError:
+        signed = _SIGNED_FOR.search(request.headers.get("authorization", ""))
+        if signed is None or signed[1] in SIGNING_NAMES:
+            raise
+        raise UnsupportedService(signed[1], _named(request), ", ".join([*BY_NAME, "s3"])) from None
+
+
+def _find(request: WireRequest) -> Route:
     protocol = protocol_of(request)
     if protocol == "json":
         return _by_target(request.headers.get("x-amz-target", ""))
@@ -54,6 +68,13 @@ def find(request: WireRequest) -> Route:
 def unknown(detail: str) -> AwsError:
     """The error for an operation that AWS does not have."""
     return AwsError("UnknownOperationException", detail, status=404)
+
+
+def _named(request: WireRequest) -> str:
+    """What a request for a foreign service asks for, as far as it says so."""
+    target = request.headers.get("x-amz-target", "").rpartition(".")[2]
+    action = query.read_form(request).get("Action") if not target and query.is_form(request) else None
+    return (target or action or f"{request.method} {request.path}")[:200]
 
 
 def _by_target(target: str) -> Route:

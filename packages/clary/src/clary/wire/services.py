@@ -47,6 +47,7 @@ SERVICES: tuple[Service, ...] = (
 BY_NAME = {service.name: service for service in SERVICES}
 BY_TARGET = {service.target_prefix: service for service in SERVICES if service.target_prefix}
 BY_VERSION = {service.api_version: service for service in SERVICES if service.api_version}
+SIGNING_NAMES = {service.signing_name for service in SERVICES}
 REST = tuple(service for service in SERVICES if service.protocol == "rest-json")
 
 

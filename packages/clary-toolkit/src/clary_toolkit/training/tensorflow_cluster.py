@@ -19,7 +19,7 @@ from clary_toolkit.training.cluster_ports import port_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from clary_toolkit.training.environment import TrainingEnvironment
     from clary_toolkit.training.runners import Launch
@@ -109,17 +109,34 @@ def _run_beside_master(launch: Launch, token: str, run: Callable[[Launch], None]
     own, master = environment.current_host, environment.distribution_hosts[0]
     port = port_of(environment, own, remote_start.PORT)
     listener = remote_start.Listener(own, port, token, launch.variables, launch.folder)
-    with tempfile.TemporaryDirectory(prefix="master-") as folder:
-        ended = os.path.join(folder, "ended")
-        threading.Thread(target=_mark_the_end, args=(listener, ended), daemon=True).start()
+    with tempfile.TemporaryDirectory(prefix="master-") as folder, _marked(listener, folder) as ended:
         run(launch.with_variables({server_join.VARIABLE: ended}))
         log.info("Waiting for the master at {} to end".format(_address(environment, master, _TASK_PORT)))
         while not process.is_stopping() and not listener.first_has_done(_POLL_SECONDS):
             pass
 
 
-def _mark_the_end(listener: remote_start.Listener, path: str) -> None:
-    while not listener.first_has_done(3600):
-        pass
-    with contextlib.suppress(OSError), open(path, "w"):  # the folder has gone where the script had ended before
-        pass
+@contextlib.contextmanager
+def _marked(listener: remote_start.Listener, folder: str) -> Generator[str, None, None]:
+    """The path of a file that is in the folder once the master has done.
+
+    After the block none is written any more: the folder can be removed.
+    """
+    path = os.path.join(folder, "ended")
+    over = False
+    writing = threading.Lock()
+
+    def mark() -> None:
+        while not listener.first_has_done(3600):
+            pass
+        with writing:
+            if not over:
+                with open(path, "w"):
+                    pass
+
+    threading.Thread(target=mark, name="marks the master's end", daemon=True).start()
+    try:
+        yield path
+    finally:
+        with writing:
+            over = True

@@ -32,8 +32,8 @@ _SERVER = "clary_toolkit.training.parameter_server"
 def run_with_parameter_servers(launch: Launch, run: Callable[[Launch], None]) -> None:
     """A parameter server and the script on every host; the first host is the master.
 
-    The other hosts keep their servers until the master's script has ended, since it may still need their variables.
-    Their own scripts may serve it without end (`clary_toolkit.server_join`).
+    Every host keeps its server until the scripts of all have ended, since one that began late may still need the
+    variables of the others. Those beside the master's may serve it without end (`clary_toolkit.server_join`).
     """
     environment = launch.environment
     cluster = parameter_server_cluster(environment)
@@ -100,6 +100,7 @@ def _run_as_master(launch: Launch, token: str, run: Callable[[Launch], None]) ->
     held = remote_start.Held(ports, token)
     try:
         run(launch)
+        held.outlast()
     finally:
         held.release()
 
@@ -109,11 +110,14 @@ def _run_beside_master(launch: Launch, token: str, run: Callable[[Launch], None]
     own, master = environment.current_host, environment.distribution_hosts[0]
     port = port_of(environment, own, remote_start.PORT)
     listener = remote_start.Listener(own, port, token, launch.variables, launch.folder)
-    with tempfile.TemporaryDirectory(prefix="master-") as folder, _marked(listener, folder) as ended:
-        run(launch.with_variables({server_join.VARIABLE: ended}))
-        log.info("Waiting for the master at {} to end".format(_address(environment, master, _TASK_PORT)))
-        while not process.is_stopping() and not listener.first_has_done(_POLL_SECONDS):
-            pass
+    try:
+        with tempfile.TemporaryDirectory(prefix="master-") as folder, _marked(listener, folder) as ended:
+            run(launch.with_variables({server_join.VARIABLE: ended}))
+            log.info("Waiting for the master at {} to end".format(_address(environment, master, _TASK_PORT)))
+            while not process.is_stopping() and not listener.first_has_done(_POLL_SECONDS):
+                pass
+    finally:
+        listener.close()
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ray(machines: RayMachines, nodes: list[Any], home: Path) -> Generator[RayCluster]:
-    cluster = RayCluster(Settings(home=home, cluster=f"ray:{machines.address}"), STAND_IN, room_seconds=1.5)
+    cluster = RayCluster(Settings(home=home, cluster=f"ray:{machines.address}"), STAND_IN, room_seconds=30)
     wait_for(lambda: len(cluster.nodes()) == len(nodes))
     yield cluster
     cluster.close()
@@ -81,12 +81,15 @@ print(cluster.start(HostSpec.model_validate_json(sys.stdin.read()), place[0]))
 cluster.close()
 """
 
-    def test_hosts_of_a_job_start_together_or_not_at_all(self, cluster: RayCluster) -> None:
+    def test_hosts_of_a_job_start_together_or_not_at_all(
+        self, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Somebody else on the cluster has taken what Clary believes to be free."""
         first, second = cluster.nodes()
         whole = [Placement(node.name, Resources(node.total.cpus, GIB // 4)) for node in (first, second)]
         refused = pytest.raises(PlacesTaken, match=r"did not give the 2 place\(s\) of this job")
-        with self.held(cluster, "others-1", whole[0]), refused:
+        with self.held(cluster, "others-1", whole[0]), refused, monkeypatch.context() as impatient:
+            impatient.setattr(cluster, "_room_seconds", 0.5)
             cluster.start(of_two("together"), whole[1], (whole[1], whole[0]))
         handle = cluster.start(of_two("together"), whole[1], (whole[1], whole[0]))
         cluster.clean(handle)

@@ -89,10 +89,18 @@ class Platform:
         process.kill()
         psutil.wait_procs([process], timeout=10)
 
-    def stop(self) -> None:
+    def end(self) -> None:
+        """End the server and whatever still runs for it: a test that failed may have left anything."""
         assert self._process
+        command = [sys.executable, "-m", "clary.cli", "down", "--stop-jobs", "--delete-endpoints"]
+        environment = {**os.environ, "CLARY_HOME": str(self.home), "CLARY_PORT": str(self.port)}
+        subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
         self._process.terminate()
         self._process.wait(60)
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if Path(process.cwd()).is_relative_to(self.home):
+                    process.kill()
 
     def client(self, service: str, attempts: int = 8) -> Any:
         keys = json.loads((self.home / "credentials.json").read_text())
@@ -219,7 +227,7 @@ def running_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platf
     platform.start()
     platform.client("s3").create_bucket(Bucket=BUCKET)
     yield platform
-    platform.stop()
+    platform.end()
 
 
 @pytest.fixture

@@ -213,17 +213,25 @@ class Platform:
 
     def processes_of_endpoint(self, endpoint: str) -> list[psutil.Process]:
         """Every process that runs for an endpoint: the supervisors of its instances first, then what they started."""
-        supervisors: list[psutil.Process] = []
+        found: list[psutil.Process] = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 folder = Path(process.cwd())
                 if folder.is_relative_to(self.home) and order_in(folder).get("endpoint_name") == endpoint:
-                    supervisors.append(process)
+                    found.append(process)
+        found.sort(key=lambda process: not _is_supervisor(process))  # not by their ids, which begin again
         started: list[psutil.Process] = []
-        for process in supervisors:
+        for process in found:
             with suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 started += process.children(recursive=True)
-        return supervisors + [child for child in started if child not in supervisors]
+        return found + [child for child in started if child not in found]
+
+
+def _is_supervisor(process: psutil.Process) -> bool:
+    try:
+        return any("clary.host" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +143,7 @@ cluster.close()
 
     def test_a_host_is_running_as_far_as_is_known_while_ray_cannot_be_asked(self, cluster: RayCluster) -> None:
         with self.started(cluster, host_spec("asked-1")) as handle:
-            link = next(child for child in psutil.Process().children() if "clary.cluster.ray_link" in child.cmdline())
-            link.kill()
+            _link().kill()
             assert cluster.state(handle).status == "running"
             wait_for(lambda: "cannot be reached" in cluster.problem())
             wait_for(lambda: "cannot be reached" not in cluster.problem())
@@ -225,6 +224,15 @@ def test_the_address_of_ray_and_the_servers_own(
 def test_another_address_is_refused(tmp_path: Path, cluster: str) -> None:
     with pytest.raises(ValueError, match="cluster"):
         Settings(home=tmp_path, cluster=cluster)
+
+
+def _link() -> psutil.Process:
+    """The process that speaks with Ray for this one."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has just ended
+            if "clary.cluster.ray_link" in child.cmdline():
+                return child
+    raise AssertionError("there is no such process")
 
 
 def of_two(job_name: str) -> HostSpec:

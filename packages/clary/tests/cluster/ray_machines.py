@@ -75,14 +75,16 @@ def running() -> Generator[RayMachines]:
     """A Ray whose head runs nothing; what it is set by is in the environment meanwhile."""
     before = {name: os.environ.get(name) for name in _VARIABLES}
     os.environ.update(_VARIABLES)
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 0, "memory": 1, "include_dashboard": False, **_EACH}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        yield RayMachines(cluster)
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "memory": 1, "include_dashboard": False, **_EACH}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield RayMachines(cluster)
+        finally:
+            cluster.shutdown()
     finally:
-        cluster.shutdown()
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -45,7 +45,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _start_timer(item)
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Settings) -> None:
     item.stash[_limit] = settings
 
@@ -61,7 +61,7 @@ def _failures(item: pytest.Item) -> list[bool]:
 
 
 def _tear_all_down(item: pytest.Item) -> None:
-    if _tries(item) <= (item.config.getoption("reruns") or 0):
+    if _tries(item) <= (item.config.getoption("reruns", None) or 0):
         _start_timer(item)
         item.session._setupstate.teardown_exact(None)
 

@@ -40,10 +40,11 @@ def running_on(home: Path) -> list[int]:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
+async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EmbeddedStore]:
     store = EmbeddedStore(Settings(home=tmp_path))
     await store.start()
     yield store
+    monkeypatch.setattr(seaweed, "_STOP_SECONDS", 0.05)  # of more than a second: its data are needed no more
     await store.stop()
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 if TYPE_CHECKING:
     from conftest import Clary
 
@@ -91,6 +93,9 @@ def test_a_server_in_the_foreground_may_be_ended_while_it_starts(
     told = process.communicate(timeout=60)[1]
     assert (process.returncode, told) == (0, "Starting Clary\n")
     assert not (empty_home / "server.json").exists()
+    while any(str(empty_home) in " ".join(found.info["cmdline"] or ()) for found in psutil.process_iter(["cmdline"])):
+        assert time.monotonic() < deadline, "the store goes on"
+        time.sleep(0.05)
 
 
 def test_ctrl_c_ends_a_server_in_the_foreground_in_order(

@@ -292,15 +292,31 @@ def _store_begun(settings: Settings) -> Generator[None]:
     """
     from clary.storage import seaweed
 
+    process = None
     try:
-        process = seaweed.begin(settings)
-    except seaweed.StoreFailed as error:
-        raise StartError(str(error)) from None
-    try:
+        with _noted(signal.SIGTERM, signal.SIGINT) as told:  # raised in between, they would leave a process unknown
+            try:
+                process = seaweed.begin(settings)
+            except seaweed.StoreFailed as error:
+                raise StartError(str(error)) from None
+        if told:
+            sys.exit(0)
         yield
     finally:
         if process is not None:
             process.terminate()
+
+
+@contextmanager
+def _noted(*numbers: signal.Signals) -> Generator[list[int]]:
+    """Those of the signals that came within the block, in which they do nothing else."""
+    told: list[int] = []
+    before = {number: signal.signal(number, lambda number, _frame: told.append(number)) for number in numbers}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _configure_log(path: Path) -> None:

@@ -62,10 +62,18 @@ def wait_for_line(server: Server, job: str, line: str) -> None:
         time.sleep(0.2)
 
 
-def test_logs_can_be_followed_to_the_end_and_read_again(server: Server, sagemaker: Any) -> None:
+@pytest.fixture(scope="module")
+def followed(server: Server, sagemaker: Any) -> subprocess.CompletedProcess[str]:
+    """What was seen of the job commands-counts, which has ended well."""
     start(sagemaker, "commands-counts", "counts.py")
     followed = server.clary("logs", "-f", "commands-counts")
     assert followed.returncode == 0, followed.stderr
+    return followed
+
+
+def test_logs_can_be_followed_to_the_end_and_read_again(
+    server: Server, followed: subprocess.CompletedProcess[str]
+) -> None:
     counts = [line for line in followed.stdout.splitlines() if line.startswith("count ")]
     assert counts == [f"count {n}" for n in range(5)]
     assert server.clary("logs", "commands-counts").stdout == followed.stdout
@@ -76,7 +84,8 @@ def test_logs_can_be_followed_to_the_end_and_read_again(server: Server, sagemake
     assert server.clary("logs", "commands-counts", "--host", "algo-9").stdout == ""
 
 
-def test_a_part_of_the_name_is_enough_when_only_one_job_has_it(server: Server, sagemaker: Any) -> None:
+@pytest.mark.usefixtures("followed")
+def test_a_part_of_the_name_is_enough_when_only_one_job_has_it(server: Server) -> None:
     described = json.loads(server.clary("jobs", "describe", "nds-counts", "--json").stdout)
     assert described["TrainingJobName"] == "commands-counts"
     assert described["TrainingJobStatus"] == "Completed"
@@ -109,7 +118,8 @@ def test_a_running_job_shows_in_status_and_can_be_stopped(server: Server, sagema
     assert "here" in server.clary("logs", "commands-stays").stdout
 
 
-def test_a_reader_that_goes_away_is_no_fault_of_ours(server: Server, sagemaker: Any) -> None:
+@pytest.mark.usefixtures("followed")
+def test_a_reader_that_goes_away_is_no_fault_of_ours(server: Server) -> None:
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m clary.cli logs commands-counts | head -1"],
         env=server.environment,

@@ -41,6 +41,14 @@ def eventually(look: Callable[[], T], what: str, seconds: float = 60) -> T:
         time.sleep(0.05)
 
 
+def order_in(folder: Path) -> dict[str, Any]:
+    """What the host of a folder was told; nothing where there is none, or the folder is just being removed."""
+    try:
+        return json.loads((folder / "host.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
 class Platform:
     """A server on a free port with a home of its own, which may be killed and started again."""
 
@@ -89,10 +97,18 @@ class Platform:
         process.kill()
         psutil.wait_procs([process], timeout=10)
 
-    def stop(self) -> None:
+    def end(self) -> None:
+        """End the server and whatever still runs for it: a test that failed may have left anything."""
         assert self._process
+        command = [sys.executable, "-m", "clary.cli", "down", "--stop-jobs", "--delete-endpoints"]
+        environment = {**os.environ, "CLARY_HOME": str(self.home), "CLARY_PORT": str(self.port)}
+        subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
         self._process.terminate()
         self._process.wait(60)
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if Path(process.cwd()).is_relative_to(self.home):
+                    process.kill()
 
     def client(self, service: str, attempts: int = 8) -> Any:
         keys = json.loads((self.home / "credentials.json").read_text())
@@ -168,10 +184,15 @@ class Platform:
         """The lines that the job's host keeps on its own disk until the server has them all."""
         lines: list[str] = []
         for order in self.home.glob("hosts/*/host.json"):
-            if json.loads(order.read_text())["job_name"] == job:
+            if order_in(order.parent).get("job_name") == job:
                 spooled = (order.parent / "spool" / "logs.jsonl").read_text().splitlines()
                 lines += [json.loads(line)["message"] for line in spooled if line.endswith("}")]
         return lines
+
+    def host_ids_of_endpoint(self, endpoint: str) -> set[str]:
+        """The instances that there are of an endpoint, as they are named."""
+        orders = (order_in(order.parent) for order in self.home.glob("hosts/*/host.json"))
+        return {order["host_id"] for order in orders if order.get("endpoint_name") == endpoint}
 
     def wait_for_line(self, name: str, line: str, seconds: float = 60) -> None:
         eventually(lambda: any(line in logged for logged in self.log(name)), f"{name} logs {line!r}", seconds)
@@ -182,31 +203,35 @@ class Platform:
 
     def _works_for(self, process: psutil.Process, job: str) -> bool:
         try:
-            order = Path(process.cwd()) / "host.json"
+            folder = Path(process.cwd())
             environment = process.environ()
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        except psutil.Error:
             return False
         if environment.get("TRAINING_JOB_NAME") == job and environment.get("AWS_ENDPOINT_URL") == self.url:
             return True
-        return (
-            order.is_relative_to(self.home) and order.exists() and json.loads(order.read_text()).get("job_name") == job
-        )
+        return folder.is_relative_to(self.home) and order_in(folder).get("job_name") == job
 
     def processes_of_endpoint(self, endpoint: str) -> list[psutil.Process]:
         """Every process that runs for an endpoint: the supervisors of its instances first, then what they started."""
-        supervisors: list[psutil.Process] = []
+        found: list[psutil.Process] = []
         for process in psutil.process_iter():
-            try:
-                order = Path(process.cwd()) / "host.json"
-                if order.is_relative_to(self.home) and json.loads(order.read_text())["endpoint_name"] == endpoint:
-                    supervisors.append(process)
-            except (psutil.Error, OSError, KeyError):
-                continue
+            with suppress(psutil.Error):
+                folder = Path(process.cwd())
+                if folder.is_relative_to(self.home) and order_in(folder).get("endpoint_name") == endpoint:
+                    found.append(process)
+        found.sort(key=lambda process: not _is_supervisor(process))  # not by their ids, which begin again
         started: list[psutil.Process] = []
-        for process in supervisors:
+        for process in found:
             with suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 started += process.children(recursive=True)
-        return supervisors + [child for child in started if child not in supervisors]
+        return found + [child for child in started if child not in found]
+
+
+def _is_supervisor(process: psutil.Process) -> bool:
+    try:
+        return any("clary.host" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 @pytest.fixture(scope="session")
@@ -219,7 +244,7 @@ def running_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platf
     platform.start()
     platform.client("s3").create_bucket(Bucket=BUCKET)
     yield platform
-    platform.stop()
+    platform.end()
 
 
 @pytest.fixture

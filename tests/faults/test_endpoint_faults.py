@@ -109,7 +109,7 @@ class Endpoints:
     def delete(self, name: str) -> None:
         self.sagemaker.delete_endpoint(EndpointName=name)
         self.sagemaker.get_waiter("endpoint_deleted").wait(
-            EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 90}
+            EndpointName=name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 900}
         )
 
     @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import sys
@@ -76,8 +75,7 @@ class OwnEndpoints:
         return runtime.invoke_endpoint(EndpointName=name, Body=body, **members)["Body"].read()
 
     def host_ids(self, name: str) -> set[str]:
-        orders = (json.loads(order.read_bytes()) for order in self.platform.home.glob("hosts/*/host.json"))
-        return {order["host_id"] for order in orders if order.get("endpoint_name") == name}
+        return self.platform.host_ids_of_endpoint(name)
 
     def programs(self, name: str) -> list[int]:
         """The first processes of the endpoint's containers."""
@@ -120,7 +118,7 @@ class OwnEndpoints:
     def delete(self, name: str) -> None:
         self.sagemaker.delete_endpoint(EndpointName=name)
         self.sagemaker.get_waiter("endpoint_deleted").wait(
-            EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 90}
+            EndpointName=name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 900}
         )
 
 

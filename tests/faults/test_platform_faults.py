@@ -54,7 +54,7 @@ def test_a_job_that_ends_while_no_server_runs_is_completed_by_the_next_one(platf
 
 
 def kill_supervisor(platform: Platform, job: str) -> None:
-    supervisors = [process for process in platform.processes_of(job) if "clary.host" in " ".join(process.cmdline())]
+    supervisors = [process for process in platform.processes_of(job) if "clary.host" in " ".join(_command(process))]
     assert supervisors, "the job has a supervisor"
     for supervisor in supervisors:
         supervisor.send_signal(signal.SIGKILL)
@@ -84,8 +84,23 @@ def test_what_a_killed_host_had_not_reported_is_in_the_log(platform: Platform, w
 
 
 def test_a_killed_supervisor_is_replaced_when_the_retry_strategy_says_so(platform: Platform) -> None:
-    platform.train("retries-host", COUNTING.format(lines=60, pause=0.05), RetryStrategy={"MaximumRetryAttempts": 1})
-    platform.wait_for_line("retries-host", "line 5")
+    script = """
+import pathlib, time
+print("begins", flush=True)
+while pathlib.Path("/opt/ml/input/data/orders/now").read_text() == "wait":
+    time.sleep(0.1)
+"""
+    store = platform.client("s3")
+    store.put_object(Bucket="faults", Key="retries/now", Body=b"wait")
+    orders = {"S3DataType": "S3Prefix", "S3Uri": "s3://faults/retries/"}
+    platform.train(
+        "retries-host",
+        script,
+        RetryStrategy={"MaximumRetryAttempts": 1},
+        InputDataConfig=[{"ChannelName": "orders", "DataSource": {"S3DataSource": orders}}],
+    )
+    platform.wait_for_line("retries-host", "begins")
+    store.put_object(Bucket="faults", Key="retries/now", Body=b"end")  # for the second attempt
     kill_supervisor(platform, "retries-host")
     described = platform.wait("retries-host")
     assert described["TrainingJobStatus"] == "Completed", described.get("FailureReason")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from pathlib import Path
 
@@ -16,16 +15,15 @@ PROGRAMS = TESTS / "programs"
 CALLS = re.findall(r"@case\ndef (\w+)", (PROGRAMS / "hvd_calls.py").read_text())
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def all_calls() -> Ended:
     return run_ranks(PROGRAMS / "hvd_calls.py", 2, timeout=280)
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_each_call_does_what_horovod_says(name: str) -> None:
-    ended = all_calls()
-    assert sorted(ended.reports) == [0, 1], ended.errors
-    assert [report.get(name, ended.errors) for report in ended.reports.values()] == [None, None]
+def test_each_call_does_what_horovod_says(name: str, all_calls: Ended) -> None:
+    assert sorted(all_calls.reports) == [0, 1], all_calls.errors
+    assert [report.get(name, all_calls.errors) for report in all_calls.reports.values()] == [None, None]
 
 
 def test_a_keras_program_trains_with_its_callbacks(tmp_path: Path) -> None:

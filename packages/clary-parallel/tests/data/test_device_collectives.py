@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -30,14 +29,14 @@ def stop(signum):
 """
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def stock() -> dict[str, Any]:
     ended = run_ranks(PROGRAM, 1, "stock")
     assert ended.code == 0, ended.errors
     return ended.reports[0]
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def parallel() -> Ended:
     ended = run_ranks(PROGRAM, 2, "parallel", variables=RING)
     assert ended.code == 0, ended.errors
@@ -46,26 +45,28 @@ def parallel() -> Ended:
 
 
 @pytest.mark.parametrize("case", ["dense", "convolution", "loop"])
-def test_two_ranks_have_the_weights_of_one_process(case: str) -> None:
+def test_two_ranks_have_the_weights_of_one_process(case: str, parallel: Ended, stock: dict[str, Any]) -> None:
     for rank in (0, 1):
-        for ours, theirs in zip(parallel().reports[rank][case], stock()[case], strict=True):
+        for ours, theirs in zip(parallel.reports[rank][case], stock[case], strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
-    assert parallel().reports[0][case] == parallel().reports[1][case]
+    assert parallel.reports[0][case] == parallel.reports[1][case]
 
 
-def test_gradients_sent_in_half_precision_come_close_and_are_equal_on_all_ranks() -> None:
-    for ours, theirs in zip(parallel().reports[0]["half"], stock()["half"], strict=True):
+def test_gradients_sent_in_half_precision_come_close_and_are_equal_on_all_ranks(
+    parallel: Ended, stock: dict[str, Any]
+) -> None:
+    for ours, theirs in zip(parallel.reports[0]["half"], stock["half"], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=0.01)
-    assert parallel().reports[0]["half"] == parallel().reports[1]["half"]
+    assert parallel.reports[0]["half"] == parallel.reports[1]["half"]
 
 
-def test_a_rank_that_has_joined_takes_part_in_the_sums_of_the_others() -> None:
-    assert parallel().reports[0]["unequal"] == [2.0, 4.0, 3.0]
-    assert parallel().reports[1]["unequal"] == [2.0, 4.0]
+def test_a_rank_that_has_joined_takes_part_in_the_sums_of_the_others(parallel: Ended) -> None:
+    assert parallel.reports[0]["unequal"] == [2.0, 4.0, 3.0]
+    assert parallel.reports[1]["unequal"] == [2.0, 4.0]
 
 
-def test_a_gradient_that_is_not_finite_is_named_with_its_rank() -> None:
-    for report in parallel().reports.values():
+def test_a_gradient_that_is_not_finite_is_named_with_its_rank(parallel: Ended) -> None:
+    for report in parallel.reports.values():
         assert "rank 1: the kernel (1 NaN, 0 infinite of 2)" in report["refused"]
 
 

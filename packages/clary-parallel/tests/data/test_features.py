@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 
 import pytest
@@ -15,13 +14,12 @@ PROGRAM = TESTS / "programs" / "features.py"
 NAMES = re.findall(r"@case\ndef (\w+)", PROGRAM.read_text())
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def all_features() -> Ended:
     return run_ranks(PROGRAM, 2, timeout=280)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_on_two_ranks(name: str) -> None:
-    ended = all_features()
-    assert sorted(ended.reports) == [0, 1], ended.errors
-    assert [report.get(name, ended.errors) for report in ended.reports.values()] == [None, None]
+def test_on_two_ranks(name: str, all_features: Ended) -> None:
+    assert sorted(all_features.reports) == [0, 1], all_features.errors
+    assert [report.get(name, all_features.errors) for report in all_features.reports.values()] == [None, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import tempfile
 
@@ -21,13 +20,13 @@ PARAMETERS = (
 )
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def all_calls() -> Ended:
     with tempfile.TemporaryDirectory() as folder:
         return run_ranks(PROGRAMS / "smp_calls.py", 2, "interleaved", folder, timeout=280)
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def pinned() -> Ended:
     return run_ranks(PROGRAMS / "smp_pinned.py", 4, variables={"SM_HP_MP_PARAMETERS": PARAMETERS}, timeout=280)
 
@@ -38,13 +37,13 @@ def passed(ended: Ended, name: str, ranks: int) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_each_call_does_what_the_library_says(name: str) -> None:
-    passed(all_calls(), name, 2)
+def test_each_call_does_what_the_library_says(name: str, all_calls: Ended) -> None:
+    passed(all_calls, name, 2)
 
 
 @pytest.mark.parametrize("name", PINNED)
-def test_manual_partitions_in_replicas_on_the_simple_pipeline(name: str) -> None:
-    passed(pinned(), name, 4)
+def test_manual_partitions_in_replicas_on_the_simple_pipeline(name: str, pinned: Ended) -> None:
+    passed(pinned, name, 4)
 
 
 def test_too_few_ranks_are_told_how_many() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 from transport_cases import CASES
 
@@ -22,15 +20,15 @@ t.barrier()
 """
 
 
-@functools.cache
-def all_cases(ranks: int) -> Ended:
-    return run_ranks(TESTS / "programs" / "transport_cases.py", ranks)
+@pytest.fixture(scope="module", params=[2, 3])
+def all_cases(request: pytest.FixtureRequest) -> tuple[int, Ended]:
+    """How many ranks there were, and how the cases ended on them."""
+    return request.param, run_ranks(TESTS / "programs" / "transport_cases.py", request.param)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("name", [case.__name__ for case in CASES])
-def test_conformance(name: str, ranks: int) -> None:
-    ended = all_cases(ranks)
+def test_conformance(name: str, all_cases: tuple[int, Ended]) -> None:
+    ranks, ended = all_cases
     assert sorted(ended.reports) == list(range(ranks)), ended.errors
     assert [report.get(name, ended.errors) for report in ended.reports.values()] == [None] * ranks
 

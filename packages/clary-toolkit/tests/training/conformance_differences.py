@@ -105,7 +105,7 @@ DIFFERENCES = (
         "S3_USE_HTTPS=1 only: TensorFlow's S3 plugin always goes to Amazon",
         "the endpoint of AWS_ENDPOINT_URL, when that is set",
         "`model_dir` in S3 is to be written to the store of this machine",
-        r"^environment\.S3_(ENDPOINT|USE_HTTPS|VERIFY_SSL): ",
+        r"^environment\.S3_(ENDPOINT|USE_HTTPS|VERIFY_SSL|CONNECT_TIMEOUT_MSEC|REQUEST_TIMEOUT_MSEC): ",
     ),
     Difference(
         "SAGEMAKER_REGION, S3_REGION when AWS_REGION alone names the region",

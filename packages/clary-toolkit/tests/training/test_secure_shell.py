@@ -121,3 +121,23 @@ def _alive(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+def test_the_drivers_wait_of_half_a_minute_is_short_and_the_tries_that_it_counts_are_not(tmp_path: Path) -> None:
+    driver = tmp_path / "distributed_drivers" / "mpi_utils.py"
+    driver.parent.mkdir()
+    driver.write_text("import time\nimport paramiko\n")
+    program = """
+import time
+slept = []
+time.sleep = slept.append
+from distributed_drivers import mpi_utils
+mpi_utils.time.sleep(30)
+mpi_utils.time.sleep(5)
+time.sleep(30)
+print(slept, mpi_utils.time.time is time.time)
+"""
+    path = os.pathsep.join([str(SOURCE), str(_COMPAT), str(tmp_path)])
+    environ = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=False)
+    assert done.stdout == "[0.25, 5, 30] True\n", done.stderr

@@ -20,12 +20,18 @@ def test_each_job_of_a_tuning_job_has_a_model_dir_of_its_own(train, probe_source
     assert ended.probe["environment"]["SM_HP_MODEL_DIR"] == expected
 
 
+PATIENT = {"S3_CONNECT_TIMEOUT_MSEC": "60000", "S3_REQUEST_TIMEOUT_MSEC": "60000"}
+
+
 @pytest.mark.parametrize(
     ("endpoint", "expected"),
     [
         (None, {"S3_USE_HTTPS": "1"}),
-        ("http://127.0.0.1:7700/", {"S3_ENDPOINT": "127.0.0.1:7700", "S3_USE_HTTPS": "0", "S3_VERIFY_SSL": "0"}),
-        ("https://s3.local", {"S3_ENDPOINT": "s3.local", "S3_USE_HTTPS": "1", "S3_VERIFY_SSL": "1"}),
+        (
+            "http://127.0.0.1:7700/",
+            {"S3_ENDPOINT": "127.0.0.1:7700", "S3_USE_HTTPS": "0", "S3_VERIFY_SSL": "0", **PATIENT},
+        ),
+        ("https://s3.local", {"S3_ENDPOINT": "s3.local", "S3_USE_HTTPS": "1", "S3_VERIFY_SSL": "1", **PATIENT}),
     ],
 )
 def test_tensorflows_s3_plugin_is_told_where_the_store_is(endpoint: str | None, expected: dict[str, str]) -> None:

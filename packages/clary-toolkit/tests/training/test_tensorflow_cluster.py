@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conformance_cases import config_of_hosts
@@ -164,6 +167,50 @@ def test_a_workers_script_is_told_when_the_masters_has_ended(
     start_host("algo-1", tmp_path, lambda launch: None).join(20)
     worker.join(20)
     assert not worker.is_alive()
+
+
+def test_the_masters_server_outlasts_the_script_of_a_host_that_began_late(
+    names_of_containers: dict[str, str], tmp_path: Path
+) -> None:
+    names_of_containers.update({"algo-1": "127.70.0.1", "algo-2": "127.70.0.2"})
+
+    def late_script(launch: Launch) -> None:
+        _wait_for(Path(launch.variables["CLARY_MASTER_ENDED"]).exists)
+        _connect(int(json.loads(launch.variables["TF_CONFIG"])["cluster"]["ps"][0].split(":")[1]))
+        connected.set()
+
+    connected = threading.Event()
+    worker = start_host("algo-2", tmp_path, late_script)
+    master = start_host("algo-1", tmp_path, lambda launch: _wait_for((tmp_path / "algo-1" / "started").exists))
+    worker.join(60)
+    master.join(20)
+    assert connected.is_set()
+    assert not master.is_alive()
+    assert not server_of(tmp_path / "algo-1")[2].exists()
+
+
+def test_a_master_that_ends_while_a_host_tidies_up_leaves_it_in_peace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master_has_done = threading.Event()
+    remove = os.rmdir
+
+    class Listener:
+        def first_has_done(self, within_seconds: float) -> bool:
+            return master_has_done.wait(within_seconds)
+
+    def end_then_remove(path: str, **options: Any) -> None:
+        master_has_done.set()
+        _wait_for(lambda: all(thread.name != "marks the master's end" for thread in threading.enumerate()))
+        remove(path, **options)
+
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with tensorflow_cluster._marked(Listener(), str(folder)) as path:  # type: ignore[arg-type]
+        assert not Path(path).exists()
+    monkeypatch.setattr(os, "rmdir", end_then_remove)
+    shutil.rmtree(folder)
+    assert not folder.exists()
 
 
 def test_several_hosts_need_the_jobs_secret(tmp_path: Path) -> None:

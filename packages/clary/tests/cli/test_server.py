@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 if TYPE_CHECKING:
     from conftest import Clary
 
@@ -70,29 +72,37 @@ def test_a_server_that_cannot_start_says_why(clary: Clary) -> None:
 def test_a_server_in_the_foreground_ends_with_its_terminal(
     empty_home: Path, port: int, plain_environment: Callable[..., dict[str, str]]
 ) -> None:
-    environment = plain_environment(empty_home, CLARY_PORT=str(port))
-    process = subprocess.Popen([sys.executable, "-m", "clary.cli", "up"], env=environment, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not (empty_home / "server.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    pid = json.loads((empty_home / "server.json").read_text())["pid"]
+    process = _up(plain_environment(empty_home, CLARY_PORT=str(port)))
+    _read_until(process, "Ctrl-C")
+    record = json.loads((empty_home / "server.json").read_text())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
-    assert not Path(f"/proc/{pid}").exists()
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, told
+    assert not any(Path(f"/proc/{pid}").exists() for pid in (record["pid"], *record["processes"].values()))
+
+
+def test_a_server_in_the_foreground_may_be_ended_while_it_starts(
+    empty_home: Path, port: int, plain_environment: Callable[..., dict[str, str]]
+) -> None:
+    process = _up(plain_environment(empty_home, CLARY_PORT=str(port)))
+    deadline = time.monotonic() + 60
+    while not (empty_home / "server.lock").exists():  # the server has begun, and says nothing yet
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=60)[1]
+    assert (process.returncode, told) == (0, "Starting Clary\n")
+    assert not (empty_home / "server.json").exists()
+    while any(str(empty_home) in " ".join(found.info["cmdline"] or ()) for found in psutil.process_iter(["cmdline"])):
+        assert time.monotonic() < deadline, "the store goes on"
+        time.sleep(0.05)
 
 
 def test_ctrl_c_ends_a_server_in_the_foreground_in_order(
     empty_home: Path, port: int, plain_environment: Callable[..., dict[str, str]]
 ) -> None:
-    environment = plain_environment(empty_home, CLARY_PORT=str(port))
-    command = [sys.executable, "-m", "clary.cli", "up"]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stderr is not None
-    told = ""
-    while "Ctrl-C" not in told:
-        line = process.stderr.readline()
-        assert line, told
-        told += line
+    process = _up(plain_environment(empty_home, CLARY_PORT=str(port)))
+    _read_until(process, "Ctrl-C")
     record = json.loads((empty_home / "server.json").read_text())
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to every process at once
     told = process.communicate(timeout=60)[1]
@@ -127,3 +137,18 @@ def test_a_cluster_that_does_not_exist_is_refused_before_a_server_starts(clary: 
     assert refused.returncode == 1
     assert "There is no such cluster: 'slurm'." in refused.stderr
     assert not (empty_home / "server.log").exists()
+
+
+def _up(environment: dict[str, str]) -> subprocess.Popen[str]:
+    """A server in the foreground."""
+    command = [sys.executable, "-m", "clary.cli", "up"]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def _read_until(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stderr is not None
+    told = ""
+    while text not in told:
+        line = process.stderr.readline()
+        assert line, told
+        told += line

@@ -20,8 +20,9 @@ _VARIABLES = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # other tests' memory is no reason to end a host
-    # A killed node is noticed within ten seconds, not half a minute, and one that a busy machine holds up is not.
-    "RAY_health_check_period_ms": "500",
+    # A killed node, which refuses each check, is noticed after two seconds, not half a minute. One that a busy machine
+    # holds up is not taken for killed: a check that is not answered fails after ten seconds.
+    "RAY_health_check_period_ms": "100",
     "RAY_health_check_failure_threshold": "20",
 }
 _EACH = {"object_store_memory": 80_000_000, "include_log_monitor": False}
@@ -74,14 +75,16 @@ def running() -> Generator[RayMachines]:
     """A Ray whose head runs nothing; what it is set by is in the environment meanwhile."""
     before = {name: os.environ.get(name) for name in _VARIABLES}
     os.environ.update(_VARIABLES)
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 0, "memory": 1, "include_dashboard": False, **_EACH}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        yield RayMachines(cluster)
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "memory": 1, "include_dashboard": False, **_EACH}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield RayMachines(cluster)
+        finally:
+            cluster.shutdown()
     finally:
-        cluster.shutdown()
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

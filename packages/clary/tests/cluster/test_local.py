@@ -79,8 +79,7 @@ def test_a_supervisor_does_not_inherit_the_servers_keys(tmp_path: Path, monkeypa
     cluster = LocalCluster(Settings(home=tmp_path), total=TOTAL)
     cluster.prepare()
     try:
-        children = psutil.Process().children()
-        (waiting,) = [child for child in children if "clary.host" in child.cmdline()]
+        (waiting,) = [child for child in psutil.Process().children() if "clary.host" in _command(child)]
         assert not [name for name in waiting.environ() if "SECRET" in name]
     finally:
         cluster.close()
@@ -90,3 +89,10 @@ def test_the_machine_is_measured(tmp_path: Path) -> None:
     (node,) = LocalCluster(Settings(home=tmp_path)).nodes()
     assert 1 <= node.total.cpus <= (os.cpu_count() or 1)
     assert node.total.memory_bytes > 2**28
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has just ended
+        return []

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ray(machines: RayMachines, nodes: list[Any], home: Path) -> Generator[RayCluster]:
-    cluster = RayCluster(Settings(home=home, cluster=f"ray:{machines.address}"), STAND_IN, room_seconds=1.5)
+    cluster = RayCluster(Settings(home=home, cluster=f"ray:{machines.address}"), STAND_IN, room_seconds=30)
     wait_for(lambda: len(cluster.nodes()) == len(nodes))
     yield cluster
     cluster.close()
@@ -81,12 +81,15 @@ print(cluster.start(HostSpec.model_validate_json(sys.stdin.read()), place[0]))
 cluster.close()
 """
 
-    def test_hosts_of_a_job_start_together_or_not_at_all(self, cluster: RayCluster) -> None:
+    def test_hosts_of_a_job_start_together_or_not_at_all(
+        self, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Somebody else on the cluster has taken what Clary believes to be free."""
         first, second = cluster.nodes()
         whole = [Placement(node.name, Resources(node.total.cpus, GIB // 4)) for node in (first, second)]
         refused = pytest.raises(PlacesTaken, match=r"did not give the 2 place\(s\) of this job")
-        with self.held(cluster, "others-1", whole[0]), refused:
+        with self.held(cluster, "others-1", whole[0]), refused, monkeypatch.context() as impatient:
+            impatient.setattr(cluster, "_room_seconds", 0.5)
             cluster.start(of_two("together"), whole[1], (whole[1], whole[0]))
         handle = cluster.start(of_two("together"), whole[1], (whole[1], whole[0]))
         cluster.clean(handle)
@@ -140,8 +143,7 @@ cluster.close()
 
     def test_a_host_is_running_as_far_as_is_known_while_ray_cannot_be_asked(self, cluster: RayCluster) -> None:
         with self.started(cluster, host_spec("asked-1")) as handle:
-            link = next(child for child in psutil.Process().children() if "clary.cluster.ray_link" in child.cmdline())
-            link.kill()
+            _link().kill()
             assert cluster.state(handle).status == "running"
             wait_for(lambda: "cannot be reached" in cluster.problem())
             wait_for(lambda: "cannot be reached" not in cluster.problem())
@@ -222,6 +224,15 @@ def test_the_address_of_ray_and_the_servers_own(
 def test_another_address_is_refused(tmp_path: Path, cluster: str) -> None:
     with pytest.raises(ValueError, match="cluster"):
         Settings(home=tmp_path, cluster=cluster)
+
+
+def _link() -> psutil.Process:
+    """The process that speaks with Ray for this one."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has just ended
+            if "clary.cluster.ray_link" in child.cmdline():
+                return child
+    raise AssertionError("there is no such process")
 
 
 def of_two(job_name: str) -> HostSpec:

@@ -201,11 +201,17 @@ def test_a_job_goes_on_while_the_server_is_killed_and_started_again(server: Serv
 def test_the_job_of_a_node_that_is_lost_is_retried_on_another(
     server: Server, machines: RayMachines, nodes: dict[str, Any]
 ) -> None:
-    code = "import time\nprint('begun', flush=True)\ntime.sleep(4)\nprint('done')"
+    code = (
+        "import time\nprint('begun', flush=True)\n"
+        "while open('/opt/ml/input/data/train/words').read() == 'wait': time.sleep(0.1)\n"
+        "print('done')"
+    )
+    server.s3.put_object(Bucket="results", Key="data/words", Body=b"wait")
     server.create("retried", code, RetryStrategy={"MaximumRetryAttempts": 1})
     wait_for(lambda: "begun" in server.messages("retried"))
     lost = server.node_of("retried")
     assert lost is not None
+    server.s3.put_object(Bucket="results", Key="data/words", Body=b"hello")  # for the second attempt
     machines.remove(nodes.pop(lost))
     job = server.ended("retried")
     assert job["TrainingJobStatus"] == "Completed", job.get("FailureReason")

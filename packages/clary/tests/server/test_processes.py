@@ -118,8 +118,25 @@ def test_a_start_that_fails_leaves_nothing_running(launch: Any, free_port: Any, 
     process = launch(tmp_path, free_port())
     process.communicate(timeout=30)
     assert process.returncode == 1
-    stores = [pid for pid in os.listdir("/proc") if pid.isdigit() and str(tmp_path) in _command(pid)]  # noqa: PTH208
-    eventually(lambda: all(is_gone(int(pid)) for pid in stores), "the store has ended")
+    eventually(lambda: not _stores(tmp_path), "the store has ended")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_ended_while_it_starts_leaves_nothing_running(
+    launch: Any, free_port: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = launch(tmp_path, free_port())
+    eventually(lambda: _stores(tmp_path), "the store runs, and the server does not yet")
+    process.send_signal(number)
+    told = process.communicate(timeout=30)[1]
+    assert (process.returncode, b"Traceback" in told) == (0, False), told
+    eventually(lambda: not _stores(tmp_path), "the store has ended")
+
+
+def _stores(home: Path) -> list[int]:
+    """The processes of the home folder's store."""
+    running = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and str(home) in _command(pid)]  # noqa: PTH208
+    return [pid for pid in running if not is_gone(pid)]
 
 
 def _command(pid: str) -> str:

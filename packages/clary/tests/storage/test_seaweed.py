@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from clary.settings import Settings
-from clary.storage import seaweed_config
+from clary.storage import seaweed, seaweed_config
 from clary.storage.client import ObjectStore
 from clary.storage.seaweed import EmbeddedStore, ExternalStore, open_store
 from clary.storage.seaweed_config import StoreFailed, StoreFiles
@@ -40,10 +40,11 @@ def running_on(home: Path) -> list[int]:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
+async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EmbeddedStore]:
     store = EmbeddedStore(Settings(home=tmp_path))
     await store.start()
     yield store
+    monkeypatch.setattr(seaweed, "_STOP_SECONDS", 0.05)  # of more than a second: its data are needed no more
     await store.stop()
 
 
@@ -148,8 +149,10 @@ async def test_the_next_server_adopts_the_store_of_a_killed_one(tmp_path: Path) 
 
 @pytest.mark.slow
 async def test_an_orphan_without_record_is_found_and_one_that_hangs_is_replaced(
-    store: EmbeddedStore, tmp_path: Path
+    store: EmbeddedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(seaweed, "_YOUNG_SECONDS", 0.0)
+    monkeypatch.setattr(seaweed, "_ADOPTION_SECONDS", 1.0)
     (tmp_path / "store" / "process.json").unlink()
     second = EmbeddedStore(Settings(home=tmp_path))
     assert store.pid
@@ -228,7 +231,7 @@ def test_another_s3_is_used_when_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_many_buckets_take_no_more_room_than_what_is_in_them(object_store: ObjectStore) -> None:
-    names = [f"one-of-many-{number}" for number in range(120)]
+    names = [f"one-of-many-{number}" for number in range(40)]
     for name in names:
         await object_store.create_bucket(name)
         await object_store.write(name, "key", b"content")

@@ -59,6 +59,7 @@ class Listener:
         self._environ = {**environ, rank_ends.FOLDER_VARIABLE: self._ends}
         self._ended = threading.Event()
         self._greeted = threading.Event()
+        self._closed = threading.Event()
         self._lost = False
         try:
             self._socket = socket.socket()
@@ -87,15 +88,20 @@ class Listener:
                 raise StoppedBeforeStart("The job was stopped (SIGTERM) before the first host had started its script.")
             if time.monotonic() > deadline:
                 raise ClientError("The job's first host did not call this one within {:.0f} s".format(patience_seconds))
-        self._socket.close()
         _let_ranks_end(told)
-        shutil.rmtree(self._ends, ignore_errors=True)
+        self.close()
         if self._lost:
             raise ClientError("The job's first host went away before its script had ended.")
 
     def first_has_done(self, within_seconds: float) -> bool:
         """Whether the first host says within this time that it has done, or is gone."""
         return self._ended.wait(within_seconds)
+
+    def close(self) -> None:
+        """Take part no more: the first host sees that this one has ended."""
+        self._closed.set()
+        self._socket.close()
+        shutil.rmtree(self._ends, ignore_errors=True)
 
     def _accept(self) -> None:
         while True:
@@ -119,6 +125,7 @@ class Listener:
                 _answer(connection, {"held": True})
                 self._lost = not _read(lines).get("done")
                 self._ended.set()
+                self._closed.wait()  # the connection lasts as long as this host takes part
 
     def _run(self, command: str, lines: Any) -> int:
         child = subprocess.Popen(
@@ -157,6 +164,7 @@ class Held:
         self._connections = [
             _call(host, port, {"token": token, "hold": True}, patience_seconds) for host, port in ports.items()
         ]
+        self._untold = list(self._connections)
 
     def ends(self, patience_seconds: float = _ENDS_SECONDS) -> tuple[list[rank_ends.RankEnd], list[str]]:
         """How the ranks of these hosts ended, and the hosts of which nothing can be heard any more."""
@@ -172,14 +180,27 @@ class Held:
                 lost.append(host)
         return ends, lost
 
+    def outlast(self) -> None:
+        """Tell them that the script has ended, and return when they have ended, too, or on SIGTERM."""
+        self._tell()
+        for connection in self._connections:
+            connection.settimeout(0.2)
+            while not process.is_stopping() and not _is_closed(connection):
+                pass
+
     def release(self) -> None:
         """Tell them that the script has ended."""
+        self._tell()
         for connection in self._connections:
+            connection.close()
+
+    def _tell(self) -> None:
+        untold, self._untold = self._untold, []
+        for connection in untold:
             try:
                 _answer(connection, {"done": True})
             except OSError as error:
                 log.warning("A host of the job could not be told that the script has ended: {}".format(error))
-            connection.close()
 
 
 def token_of(variables: Mapping[str, str], wanting: str) -> str:
@@ -218,6 +239,16 @@ def _call(host: str, port: int, request: dict[str, object], patience_seconds: fl
                 raise ClientError("The host {!r} cannot be reached on port {}: {}".format(host, port, error)) from error
         time.sleep(pause)
         pause = min(pause * 2, 1.0)
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Whether the other end has gone, as far as is known within the connection's timeout."""
+    try:
+        return not connection.recv(4096)
+    except socket.timeout:
+        return False
+    except OSError:
+        return True
 
 
 def _answer(connection: socket.socket, message: Mapping[str, object]) -> None:

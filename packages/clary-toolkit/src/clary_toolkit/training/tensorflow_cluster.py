@@ -19,7 +19,7 @@ from clary_toolkit.training.cluster_ports import port_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from clary_toolkit.training.environment import TrainingEnvironment
     from clary_toolkit.training.runners import Launch
@@ -32,8 +32,8 @@ _SERVER = "clary_toolkit.training.parameter_server"
 def run_with_parameter_servers(launch: Launch, run: Callable[[Launch], None]) -> None:
     """A parameter server and the script on every host; the first host is the master.
 
-    The other hosts keep their servers until the master's script has ended, since it may still need their variables.
-    Their own scripts may serve it without end (`clary_toolkit.server_join`).
+    Every host keeps its server until the scripts of all have ended, since one that began late may still need the
+    variables of the others. Those beside the master's may serve it without end (`clary_toolkit.server_join`).
     """
     environment = launch.environment
     cluster = parameter_server_cluster(environment)
@@ -100,6 +100,7 @@ def _run_as_master(launch: Launch, token: str, run: Callable[[Launch], None]) ->
     held = remote_start.Held(ports, token)
     try:
         run(launch)
+        held.outlast()
     finally:
         held.release()
 
@@ -109,17 +110,37 @@ def _run_beside_master(launch: Launch, token: str, run: Callable[[Launch], None]
     own, master = environment.current_host, environment.distribution_hosts[0]
     port = port_of(environment, own, remote_start.PORT)
     listener = remote_start.Listener(own, port, token, launch.variables, launch.folder)
-    with tempfile.TemporaryDirectory(prefix="master-") as folder:
-        ended = os.path.join(folder, "ended")
-        threading.Thread(target=_mark_the_end, args=(listener, ended), daemon=True).start()
-        run(launch.with_variables({server_join.VARIABLE: ended}))
-        log.info("Waiting for the master at {} to end".format(_address(environment, master, _TASK_PORT)))
-        while not process.is_stopping() and not listener.first_has_done(_POLL_SECONDS):
+    try:
+        with tempfile.TemporaryDirectory(prefix="master-") as folder, _marked(listener, folder) as ended:
+            run(launch.with_variables({server_join.VARIABLE: ended}))
+            log.info("Waiting for the master at {} to end".format(_address(environment, master, _TASK_PORT)))
+            while not process.is_stopping() and not listener.first_has_done(_POLL_SECONDS):
+                pass
+    finally:
+        listener.close()
+
+
+@contextlib.contextmanager
+def _marked(listener: remote_start.Listener, folder: str) -> Generator[str, None, None]:
+    """The path of a file that is in the folder once the master has done.
+
+    After the block none is written any more: the folder can be removed.
+    """
+    path = os.path.join(folder, "ended")
+    over = False
+    writing = threading.Lock()
+
+    def mark() -> None:
+        while not listener.first_has_done(3600):
             pass
+        with writing:
+            if not over:
+                with open(path, "w"):
+                    pass
 
-
-def _mark_the_end(listener: remote_start.Listener, path: str) -> None:
-    while not listener.first_has_done(3600):
-        pass
-    with contextlib.suppress(OSError), open(path, "w"):  # the folder has gone where the script had ended before
-        pass
+    threading.Thread(target=mark, name="marks the master's end", daemon=True).start()
+    try:
+        yield path
+    finally:
+        with writing:
+            over = True

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,9 +98,20 @@ def _check_cluster(cluster: str) -> None:
 
 def _in_foreground(home: Path, process: subprocess.Popen[bytes], as_json: bool) -> int:
     """Stay until the server ends; Ctrl-C and SIGTERM end it."""
-    signal.signal(signal.SIGTERM, lambda _number, _frame: process.terminate())
+    told_to_end = threading.Event()
+
+    def end(_number: int, _frame: object) -> None:
+        told_to_end.set()
+        process.terminate()
+
+    signal.signal(signal.SIGTERM, end)
     try:
-        _announce(server_process.wait_until_ready(home, process), as_json)
+        try:
+            _announce(server_process.wait_until_ready(home, process), as_json)
+        except CliError:
+            if told_to_end.is_set():  # while it started
+                return 0
+            raise
         if not as_json:
             say("Press Ctrl-C to stop it.")
         return _shell_code(process.wait())

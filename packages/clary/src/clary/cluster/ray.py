@@ -143,6 +143,7 @@ class RayCluster:
             index=_index_of(spec),
             spec=spec.model_dump_json(),
             home=str(self._home) if known[placement.node].here else None,
+            room_seconds=self._room_seconds,
             patience=_PATIENCE_SECONDS,
         )
         return RayHandle(group=group, actor=actor, node=placement.node, local=local).model_dump_json()
@@ -200,7 +201,6 @@ class RayCluster:
             "address": address,
             "owner": self._owner,
             "version": version("clary"),
-            "room_seconds": self._room_seconds,
             "command": self._command,
         }
         return order, variables

@@ -87,18 +87,16 @@ class _Link:
         address: Ray's, as `ray.init` takes it: "HOST:PORT", "ray://HOST:PORT", "auto".
         owner: what the names of this server's placement groups begin with.
         version: of Clary.
-        room_seconds: for which the places of a job are waited for.
         command: see `ray_actor.HostActor`.
     """
 
-    def __init__(self, address: str, owner: str, version: str, room_seconds: float, command: list[str] | None) -> None:
+    def __init__(self, address: str, owner: str, version: str, command: list[str] | None) -> None:
         # Started by `uv run`, Ray would have its workers run in a copy of this folder, by uv.
         os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
         import ray
 
         self._ray: Any = ray
         self._owner, self._version, self._command = owner, version, command
-        self._room_seconds = room_seconds
         ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
         from ray import cloudpickle
 
@@ -141,10 +139,14 @@ class _Link:
         index: int,
         spec: str,
         home: str | None,
+        room_seconds: float,
     ) -> str:
-        """Start one host in its job's placement group, which is made with the first; the host's handle on its node."""
+        """Start one host in its job's placement group, which is made with the first; the host's handle on its node.
+
+        The places of a job are waited for `room_seconds` long.
+        """
         with self._starting:
-            reserved = self._reserve(group, bundles, nodes)
+            reserved = self._reserve(group, bundles, nodes, room_seconds)
             found = self._find(actor) or self._make(actor, reserved, index, bundles[index], home)
         try:
             return self._call(found, "start", spec, seconds=START_SECONDS)["handle"]
@@ -181,7 +183,7 @@ class _Link:
             self._kill(actor, found)
         self._leave(group)
 
-    def _reserve(self, group: str, bundles: list[dict[str, float]], nodes: list[str]) -> Any:
+    def _reserve(self, group: str, bundles: list[dict[str, float]], nodes: list[str], seconds: float) -> Any:
         """A job's placement group: all of its places, or none."""
         from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 
@@ -191,10 +193,10 @@ class _Link:
             pass
         selectors = [{"ray.io/node-id": node} for node in nodes]
         made = placement_group(bundles, name=group, lifetime="detached", bundle_label_selector=selectors)
-        if not made.wait(self._room_seconds):
+        if not made.wait(seconds):
             remove_placement_group(made)
             raise NoRoom(
-                f"Ray did not give the {len(bundles)} place(s) of this job within {self._room_seconds:g} s: other "
+                f"Ray did not give the {len(bundles)} place(s) of this job within {seconds:g} s: other "
                 "programs on the cluster hold what Clary took to be free, or a node has just gone; see `ray status`."
             )
         return made

@@ -21,6 +21,8 @@ Work = Callable[[Callable[[], None]], None]
 
 LIFELINE_CUT = 113  # the exit code of a process that has outlived its parent
 
+_PARENTS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
 _log = logging.getLogger(__name__)
 
 
@@ -61,10 +63,12 @@ def start(name: str, work: Work, lifeline: Lifeline) -> Child:
     news, tell = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)  # one for the child waits until it is not the parent's
     pid = os.fork()
     if pid == 0:
         os.close(news)
         _run(work, lifeline, lambda: _tell(tell))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENTS_SIGNALS)
     os.close(tell)
     return Child(name, pid, news)
 
@@ -78,8 +82,9 @@ def _run(work: Work, lifeline: Lifeline, ready: Callable[[], None]) -> NoReturn:
     code = 1
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in _PARENTS_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENTS_SIGNALS)
         lifeline.watch()
         work(ready)
         code = 0

@@ -46,6 +46,8 @@ class StartError(Exception):
 
 def main() -> None:
     """Run the server of this process's settings until SIGTERM or SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_while_starting)
     settings = current_settings()
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     _configure_log(settings.home / "server.log")
@@ -65,7 +67,7 @@ def run(settings: Settings) -> int:
     Raises:
         StartError: another server uses the home folder or the port, or the record cannot be used.
     """
-    with _only_server_of(settings.home), _listening(settings) as listener, _store_begun(settings) as failed:
+    with _only_server_of(settings.home), _listening(settings) as listener, _store_begun(settings):
         front, api = (importlib.import_module(f"clary.server.{name}") for name in ("front", "api"))
         api.prepare(settings)
         gc.collect()
@@ -78,10 +80,12 @@ def run(settings: Settings) -> int:
         def serve_front(ready: Callable[[], None]) -> None:
             front.main(settings, listener, ready)
 
-        code = _Family(settings, listener, {"api": serve_api, "front": serve_front}).run()
-        if code:
-            failed()
-        return code
+        return _Family(settings, listener, {"api": serve_api, "front": serve_front}).run()
+
+
+def _end_while_starting(_number: int, _frame: object) -> None:
+    """Until there are processes to end first: leave nothing behind, such as the store's process."""
+    sys.exit(0)
 
 
 def _allow_open_files() -> None:
@@ -281,27 +285,38 @@ def _listening(settings: Settings) -> Generator[socket.socket]:
 
 
 @contextmanager
-def _store_begun(settings: Settings) -> Generator[Callable[[], None]]:
-    """The store's process, started while the rest is got ready; the API process goes on with it.
+def _store_begun(settings: Settings) -> Generator[None]:
+    """The store's process, started while the rest is got ready; the API process goes on with it, and ends it.
 
-    Yields what ends it again when no API process has come to do so.
+    It ends here where no API process has come to do so.
     """
     from clary.storage import seaweed
 
+    process = None
     try:
-        process = seaweed.begin(settings)
-    except seaweed.StoreFailed as error:
-        raise StartError(str(error)) from None
-
-    def failed() -> None:
+        with _noted(signal.SIGTERM, signal.SIGINT) as told:  # raised in between, they would leave a process unknown
+            try:
+                process = seaweed.begin(settings)
+            except seaweed.StoreFailed as error:
+                raise StartError(str(error)) from None
+        if told:
+            sys.exit(0)
+        yield
+    finally:
         if process is not None:
             process.terminate()
 
+
+@contextmanager
+def _noted(*numbers: signal.Signals) -> Generator[list[int]]:
+    """Those of the signals that came within the block, in which they do nothing else."""
+    told: list[int] = []
+    before = {number: signal.signal(number, lambda number, _frame: told.append(number)) for number in numbers}
     try:
-        yield failed
-    except BaseException:
-        failed()
-        raise
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _configure_log(path: Path) -> None:

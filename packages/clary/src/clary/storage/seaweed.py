@@ -29,7 +29,8 @@ from clary.storage.access import StoreAccess
 from clary.storage.seaweed_config import StoreFailed, StoreFiles
 
 _log = logging.getLogger(__name__)
-_READY_SECONDS = 30.0
+_READY_SECONDS = _YOUNG_SECONDS = 30.0
+_ADOPTION_SECONDS = 10.0  # in which one that is not young must answer
 _PORT_TAKEN = re.compile(r"address already in use|port \d+ .* is not available")
 _STOP_SECONDS = 5.0
 # Of Go's heap, of which about 230 MiB are reserved but never touched: idle, 120 MB are resident. At 256 MiB the
@@ -156,8 +157,8 @@ class EmbeddedStore:
         if self._process is not None:
             self._access = seaweed_config.access(self._files, self._keys, self._region)
             try:
-                young = time.time() - self._process.started < _READY_SECONDS
-                await self._until_ready(_READY_SECONDS if young else 10)
+                young = time.time() - self._process.started < _YOUNG_SECONDS
+                await self._until_ready(_READY_SECONDS if young else _ADOPTION_SECONDS)
                 _log.info("object store: going on with process %s", self._process.pid)
             except StoreFailed:
                 await self._end()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from clary_toolkit.compat.paramiko import client
+from clary_toolkit.compat.paramiko import client, waits
 from clary_toolkit.compat.paramiko.client import AutoAddPolicy, MissingHostKeyPolicy, RejectPolicy, SSHException
 from clary_toolkit.training import secure_shell
 
@@ -40,6 +40,9 @@ class SSHClient:
 
     def close(self) -> None:
         """Nothing is left open."""
+
+
+waits.shorten()
 
 
 def __getattr__(name: str) -> NoReturn:

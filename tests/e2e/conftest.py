@@ -9,8 +9,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,6 +117,12 @@ def serving(home: Path, settings: Mapping[str, str] | None = None) -> Iterator[S
         yield running
     finally:
         running.clary("down", "--stop-jobs", "--delete-endpoints", timeout=240)
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Callable[..., AbstractContextManager[Server]]:
+    """For modules that need a server with settings of their own."""
+    return serving
 
 
 def sdk_environment(sdk: Sdk) -> Path:

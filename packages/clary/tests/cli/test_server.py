@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from clary.cli.server import _cluster_rows as cluster_rows
+
 if TYPE_CHECKING:
     from conftest import Clary
 
@@ -137,6 +139,13 @@ def test_a_cluster_that_does_not_exist_is_refused_before_a_server_starts(clary: 
     assert refused.returncode == 1
     assert "There is no such cluster: 'slurm'." in refused.stderr
     assert not (empty_home / "server.log").exists()
+
+
+def test_status_shows_how_many_gpus_of_one_machine_are_taken() -> None:
+    node = {"name": "local", "cpus": 8, "memory_gib": 30.0, "gpus": 2, "hosts": ["job"]}
+    taken = {"cpus_taken": 2, "memory_gib_taken": 4.0, "gpus_taken": 0.5}
+    assert cluster_rows({"kind": "local", "nodes": [{**node, **taken}], "queue": []}) == [("GPUs", "0.5 of 2 taken")]
+    assert cluster_rows({"kind": "local", "nodes": [{**node, **taken, "gpus": 0}], "queue": []}) == []
 
 
 def _up(environment: dict[str, str]) -> subprocess.Popen[str]:

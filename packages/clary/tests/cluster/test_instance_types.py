@@ -93,6 +93,13 @@ def test_gpus_are_shared_whole() -> None:
     assert [host.gpus for host in resources_for(["ml.p3.2xlarge", "ml.m5.large"], WORKSTATION)] == [1, 0]
 
 
+def test_a_type_with_more_gpus_than_there_are_says_so() -> None:
+    assert notices_for("ml.p3.16xlarge", WORKSTATION) == (
+        "ml.p3.16xlarge has 8 GPUs on AWS, a machine here has 4: no host gets more.",
+    )
+    assert notices_for("ml.p3.8xlarge", WORKSTATION) == ()
+
+
 def test_a_gpu_type_without_gpus_runs_on_cpus_and_says_so() -> None:
     assert [host.gpus for host in resources_for(["ml.p3.2xlarge"], LAPTOP)] == [0]
     assert notices_for("ml.p3.2xlarge", LAPTOP) == (

@@ -15,6 +15,8 @@ from cluster_conformance import ClusterConformance, host_spec, is_running
 
 from clary.cluster.base import Cluster, Resources
 from clary.cluster.local import LocalCluster
+from clary.host import gpus
+from clary.host.spec import HostSpec
 from clary.host.standby import Standby
 from clary.settings import Settings
 
@@ -89,6 +91,32 @@ def test_the_machine_is_measured(tmp_path: Path) -> None:
     (node,) = LocalCluster(Settings(home=tmp_path)).nodes()
     assert 1 <= node.total.cpus <= (os.cpu_count() or 1)
     assert node.total.memory_bytes > 2**28
+
+
+def test_a_host_is_told_the_numbers_of_the_gpus_that_the_server_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = tmp_path / "dev"
+    devices.mkdir()
+    for number in range(3):
+        (devices / f"nvidia{number}").touch()
+    monkeypatch.setattr(gpus, "_CARDS", tmp_path / "none")
+    monkeypatch.setattr(gpus, "_DEVICES", devices)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,1")
+    cluster = LocalCluster(Settings(home=tmp_path), standby=Standby(os.environ, STAND_IN))
+    (node,) = cluster.nodes()
+    assert node.total.gpus == 2
+    places = cluster.place((Resources(cpus=0.25, memory_bytes=1, gpus=1),), ())
+    assert places is not None
+    for index, number in ((0, 2), (1, 1)):
+        spec = host_spec(f"gpu-{index}")
+        limits = spec.limits.model_copy(update={"gpu_indices": (index,)})
+        handle = cluster.start(spec.model_copy(update={"limits": limits}), places[0])
+        try:
+            told = HostSpec.model_validate_json((tmp_path / "hosts" / f"gpu-{index}" / "host.json").read_bytes())
+            assert told.limits.gpu_indices == (number,)
+        finally:
+            cluster.clean(handle)
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -171,14 +171,34 @@ def cgroups() -> Finding:
 
 
 def gpu() -> Finding:
-    names = _output(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"])
-    if names:
-        return Finding("GPU", "ok", "; ".join(names.splitlines()))
+    from clary.host import gpus
+
     cost = "GPU instance types train on the CPU, and say so in the job's log"
-    mend = _install("nvidia-driver") if _has_nvidia_card() else ""
-    return Finding(
-        "GPU", "missing" if mend else "ok", f"none found: {cost}" if not mend else "driver missing", "", mend
-    )
+    if not gpus.gpus():
+        if _has_nvidia_card():
+            return Finding("GPU", "missing", "NVIDIA's driver is not loaded", cost, _install("nvidia-driver"))
+        return Finding("GPU", "ok", f"none found: {cost}")
+    found, problem = gpu_descriptions()
+    if problem:
+        cost = "CUDA fails in jobs that are given a GPU, and there are no GPU metrics"
+        return Finding("GPU", "missing", problem, cost, "restart the machine, or install NVIDIA's driver again")
+    hidden = len(found) - len(gpus.usable())
+    return Finding("GPU", "ok", "; ".join(found) + (f"; CUDA_VISIBLE_DEVICES hides {hidden}" if hidden else ""))
+
+
+def gpu_descriptions() -> tuple[list[str], str]:
+    """A line for each GPU of this machine, and what is wrong with the driver's library where something is."""
+    from clary.host.nvml import Nvml, NvmlError
+
+    try:
+        library = Nvml()
+        driver = library.driver()
+        return [
+            f"{library.name(number)}, {library.memory_bytes(number) / 2**20:.0f} MiB, driver {driver}"
+            for number in range(library.count())
+        ], ""
+    except NvmlError as error:
+        return [], str(error)
 
 
 def memory_and_disk(home: Path) -> Finding:

@@ -264,6 +264,8 @@ def _print_status(report: dict[str, Any]) -> None:
 def _cluster_rows(cluster: dict[str, Any]) -> list[tuple[str, str]]:
     """The machines of a cluster of several and what of each is taken; of one machine the row `machine` tells enough."""
     rows: list[tuple[str, str]] = []
+    if cluster.get("kind") == "local":
+        rows += [("GPUs", _gpu_line(node)) for node in cluster["nodes"] if node["gpus"]]
     if cluster.get("queue"):
         rows.append(("queue", ", ".join(cluster["queue"])))
     if cluster.get("kind", "local") != "local":
@@ -272,6 +274,10 @@ def _cluster_rows(cluster: dict[str, Any]) -> list[tuple[str, str]]:
     if cluster.get("problem"):
         rows.append(("", cluster["problem"]))
     return rows
+
+
+def _gpu_line(node: dict[str, Any]) -> str:
+    return f"{node['gpus_taken']:g} of {node['gpus']:g} taken"
 
 
 def _node_line(node: dict[str, Any]) -> str:

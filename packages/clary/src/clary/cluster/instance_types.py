@@ -204,8 +204,11 @@ def notices_for(name: str, nodes: Sequence[Node]) -> tuple[str, ...]:
             + (f" and {wanted.gpus} GPU" if wanted.gpus else "")
             + "."
         )
-    if wanted.gpus and not sum(node.total.gpus for node in nodes):
+    most = max((int(node.total.gpus) for node in nodes), default=0)
+    if wanted.gpus and not most:
         lines.append(f"{name} has {wanted.gpus} GPU(s) on AWS, this machine has none: the job runs on CPUs.")
+    elif wanted.gpus > most:
+        lines.append(f"{name} has {wanted.gpus} GPUs on AWS, a machine here has {most}: no host gets more.")
     if wanted.accelerator:
         lines.append(f"{name} has {wanted.accelerator} chips on AWS, this machine has none: the job runs on CPUs.")
     return tuple(lines)

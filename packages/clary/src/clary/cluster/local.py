@@ -18,6 +18,7 @@ from clary.cluster.machine import machine_resources
 from clary.cluster.packing import pack
 from clary.cluster.processes import ProcessIdentity, identify, is_alive, kill_tree, pids_with_environment
 from clary.host import containers, limits, network
+from clary.host.gpus import usable
 from clary.host.processes import HOST_ID_VARIABLE
 from clary.host.serving_spec import AnySpec
 from clary.host.spec import HostReport
@@ -62,6 +63,7 @@ class LocalCluster:
         self._folders = settings.home / "hosts"
         self._standby: Starter = standby or Standby(supervisor_environment())
         self._nodes = (Node(NODE_NAME, total or machine_resources()),)
+        self._gpus = usable() if total is None else None  # with a total, places name GPUs by their numbers
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._children_lock = threading.Lock()
 
@@ -84,7 +86,7 @@ class LocalCluster:
         folder = self._folders / spec.host_id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(folder):
-            return (self._started_before(folder) or self._spawn(folder, spec)).model_dump_json()
+            return (self._started_before(folder) or self._spawn(folder, self._numbered(spec))).model_dump_json()
 
     def state(self, handle: str) -> HostState:
         if is_of_ray(handle):
@@ -138,6 +140,14 @@ class LocalCluster:
             return None
         handle = _Handle.model_validate_json(record.read_bytes())
         return handle if is_alive(handle.identity) or (folder / "supervisor.log").exists() else None
+
+    def _numbered(self, spec: AnySpec) -> AnySpec:
+        """The order with the numbers of its GPUs on this machine: places count those that the server may use."""
+        indices = spec.limits.gpu_indices
+        if self._gpus is None or not indices:
+            return spec
+        numbers = tuple(self._gpus[index] for index in indices if index < len(self._gpus))
+        return spec.model_copy(update={"limits": spec.limits.model_copy(update={"gpu_indices": numbers})})
 
     def _spawn(self, folder: Path, spec: AnySpec) -> _Handle:
         _write_private(folder / "host.json", spec.model_dump_json())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from pathlib import Path
 
 import psutil
 
 from clary.cluster.base import Resources
+from clary.host import gpus
 
 GIB = 1024**3
 _CGROUP = Path("/sys/fs/cgroup")
@@ -17,7 +17,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def machine_resources() -> Resources:
     """All that jobs together may use: what this process may, less some memory for the server and the store."""
-    return Resources(cpus=_cpus(), memory_bytes=_memory_for_jobs(), gpus=_gpu_count())
+    return Resources(cpus=_cpus(), memory_bytes=_memory_for_jobs(), gpus=len(gpus.usable()))
 
 
 def own_addresses() -> frozenset[str]:
@@ -48,15 +48,6 @@ def _memory_for_jobs() -> int:
     if limit.isdecimal():
         total = min(total, int(limit))
     return total - min(2 * GIB, total // 5)
-
-
-def _gpu_count() -> int:
-    """NVIDIA GPUs by their device files: no driver library and no subprocess is needed to count them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = sum(1 for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
-    if visible is None:
-        return devices
-    return min(devices, sum(1 for item in visible.split(",") if item.strip() not in ("", "-1", "NoDevFiles")))
 
 
 def _read(path: Path) -> str:

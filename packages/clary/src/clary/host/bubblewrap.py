@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clary.host import image_layer, processes, remote_shell
+from clary.host import gpus, image_layer, processes, remote_shell
 from clary.host.sandbox import (
     SOCKET_NAME,
     SOCKET_VARIABLE,
@@ -61,7 +61,6 @@ _ETC = (
 )
 # Root may write here without any capability, and what is written holds for the whole machine.
 _KERNEL_SETTINGS = ("acpi", "bus", "fs", "irq", "mtrr", "sys", "sysrq-trigger")
-_NVIDIA_CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
 
 
 @lru_cache(maxsize=1)
@@ -88,6 +87,7 @@ class Bubblewrap(Sandbox):
         """Start the command; raises `SandboxError` when it does not exist."""
         argv = command(plan.spec, plan.built)
         check_command(argv, plan)
+        gpus.prepare(plan.spec.limits.gpu_indices)
         status, write_status = os.pipe()
         program = shutil.which("bwrap") or "bwrap"
         line = [program, "--json-status-fd", str(write_status), *arguments(plan), "--", *argv]
@@ -207,10 +207,11 @@ def _named_folders(image: Image) -> list[Path]:
 
 
 def _gpus(plan: Plan) -> list[str]:
-    if not plan.spec.limits.gpu_indices:
-        return []
-    devices = [f"/dev/nvidia{index}" for index in plan.spec.limits.gpu_indices]
-    return [word for device in (*devices, *_NVIDIA_CONTROL) for word in ("--dev-bind-try", device, device)]
+    """The job's GPUs; those of others have no device file inside, so that CUDA does not see them."""
+    devices = gpus.devices(plan.spec.limits.gpu_indices)
+    options = [word for device in devices for word in ("--dev-bind-try", device, device)]
+    folder = gpus.driver_folder() if devices else None
+    return options if folder is None else [*options, "--ro-bind-try", str(folder), str(folder)]
 
 
 def _messages(file: int) -> list[dict[str, object]]:

@@ -6,8 +6,6 @@ Percentages follow SageMaker: CPUUtilization counts 100 for each core, the other
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -15,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clary.host import processes
+from clary.host.gpu_usage import GpuUsage
 from clary.host.metrics import point
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ class InstanceMetrics:
     _started: float = field(default_factory=time.monotonic)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+    _gpus: GpuUsage = field(default_factory=lambda: GpuUsage(()))
     _cpu: float = 0.0
     _reported_cpu: float = 0.0
     _reported_at: float = field(default_factory=time.monotonic)
@@ -64,6 +64,7 @@ class InstanceMetrics:
         self._report()
 
     def _run(self) -> None:
+        self._gpus = GpuUsage(self.limits.gpu_indices)  # here: waking the driver can take seconds
         self._sample()
         self._report()
         while not self._stop.wait(SAMPLE_SECONDS):
@@ -72,6 +73,7 @@ class InstanceMetrics:
                 self._report()
 
     def _sample(self) -> None:
+        self._gpus.sample()
         trees = [processes.usage(root) for root in (self.root, *self.others())]
         if not trees[0].processes:
             return
@@ -89,7 +91,7 @@ class InstanceMetrics:
             "CPUUtilization": min(max(cpu, 0.0), 100.0 * (os.cpu_count() or 1)),
             "MemoryUtilization": 100 * self.memory / self.limits.memory_bytes,
             "DiskUtilization": _disk(self.folder),
-            **_gpus(self.limits.gpu_indices),
+            **self._gpus.readings(),
         }
         self.on_points([point(name, round(value, 3), at, instance=True) for name, value in readings.items()])
 
@@ -99,19 +101,3 @@ def _disk(folder: HostFolder) -> float:
         disk = os.statvfs(folder.root)
         return 100 * (1 - disk.f_bavail / max(disk.f_blocks, 1))
     return 0.0
-
-
-def _gpus(indices: tuple[int, ...]) -> dict[str, float]:
-    """Utilisation of the host's GPUs and of their memory, added up over the GPUs as SageMaker does."""
-    if not indices or shutil.which("nvidia-smi") is None:
-        return {}
-    query = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"]
-    query += ["-i", ",".join(str(index) for index in indices)]
-    with suppress(OSError, ValueError, subprocess.SubprocessError):
-        lines = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
-        rows = [[float(word) for word in line.split(",")] for line in lines if line.strip()]
-        return {
-            "GPUUtilization": sum(row[0] for row in rows),
-            "GPUMemoryUtilization": sum(100 * row[1] / row[2] for row in rows),
-        }
-    return {}

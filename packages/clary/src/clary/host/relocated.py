@@ -10,7 +10,7 @@ import ctypes
 import signal
 from typing import TYPE_CHECKING
 
-from clary.host import image_layer, layout, processes
+from clary.host import gpus, image_layer, layout, processes
 from clary.host.sandbox import (
     SOCKET_NAME,
     SOCKET_VARIABLE,
@@ -62,7 +62,7 @@ class Relocated(Sandbox):
         variables = environment(plan.spec, plan.built, str(plan.folder.home), path) | {
             "SAGEMAKER_BASE_DIR": str(plan.folder.opt_ml),
             "TMPDIR": str(plan.folder.temporary),
-            "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in plan.spec.limits.gpu_indices),
+            "CUDA_VISIBLE_DEVICES": gpus.visible_devices(plan.spec.limits.gpu_indices),
         }
         if plan.sockets is not None:
             variables[SOCKET_VARIABLE] = str(plan.sockets / SOCKET_NAME)

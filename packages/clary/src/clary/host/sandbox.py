@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from clary.host import layout
+from clary.host import gpus, layout
 from clary.host.processes import HOST_ID_VARIABLE
 from clary.images.own import OwnImage
 
@@ -229,10 +229,20 @@ def environment(spec: Order, image: Image, home: str, path: str) -> dict[str, st
         **passed_on(),
         **image.environment,
         "PATH": f"{path}:{image.environment.get('PATH', _SYSTEM_PATH)}",
+        **_driver(spec, image),
         **spec.own_variables,
         **spec.environment,
         HOST_ID_VARIABLE: spec.host_id,
     }
+
+
+def _driver(spec: Order, image: Image) -> dict[str, str]:
+    """What lets a job with GPUs find the driver's libraries where the machine's loader would not."""
+    folder = gpus.driver_folder() if spec.limits.gpu_indices else None
+    if folder is None:
+        return {}
+    own = image.environment.get("LD_LIBRARY_PATH")
+    return {"LD_LIBRARY_PATH": f"{own}:{folder}" if own else str(folder)}
 
 
 def passed_on() -> dict[str, str]:

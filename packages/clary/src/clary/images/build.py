@@ -113,6 +113,7 @@ def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
         environment |= _TENSORFLOW_ENVIRONMENT
     if found.library_paths:
         environment["LD_LIBRARY_PATH"] = ":".join(str(root / path) for path in found.library_paths)
+        environment |= _compiler_variables(root, found)
     python = root / "bin" / "python"
     return BuiltImage(
         root=root,
@@ -311,8 +312,17 @@ def _alias_tensorflow(site_packages: Path, image: FrameworkImage) -> None:
 
 
 def _library_paths(root: Path, site_packages: str, image: FrameworkImage) -> tuple[str, ...]:
-    """Where NVIDIA's packages keep their libraries; TensorFlow finds them by itself from 2.14 on."""
-    if image.framework != "tensorflow" or tuple(int(part) for part in image.version.split(".")) >= (2, 14):
+    """Where NVIDIA's packages keep their libraries. TensorFlow before 2.14, and 2.16 and the first 2.17 again, do not
+    look there by themselves (github.com/tensorflow/tensorflow/issues/63362); to the others it makes no difference."""
+    if image.framework != "tensorflow":
         return ()
     folders = sorted((root / site_packages / "nvidia").glob("*/lib"))
     return tuple(str(folder.relative_to(root)) for folder in folders)
+
+
+def _compiler_variables(root: Path, found: ImageRecord) -> dict[str, str]:
+    """Where XLA finds NVIDIA's compiler. Keras compiles its optimizers with XLA on GPUs from 2.11 on, and TensorFlow
+    before 2.14 looks for the compiler only where the CUDA toolkit is installed for the whole machine."""
+    compiler = root / found.site_packages / "nvidia" / "cuda_nvcc"
+    numbers = tuple(int(part) for part in found.version.split(".")[:2])
+    return {"XLA_FLAGS": f"--xla_gpu_cuda_data_dir={compiler}"} if numbers < (2, 14) and compiler.is_dir() else {}

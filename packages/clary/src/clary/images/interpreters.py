@@ -22,6 +22,7 @@ _MANAGED = (
     "~/miniforge3/envs/*/bin/python{python}",
     "/opt/python/*/bin/python{python}",
     "/usr/local/bin/python{python}",
+    "/usr/bin/python{python}",  # for where uv is told to find none but its own
 )
 _LEFT_OUT = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "UV_PYTHON", "UV_PROJECT_ENVIRONMENT")
 
@@ -38,7 +39,7 @@ def find(python: str) -> Path | None:
 
 def at_hand(pythons: Sequence[str]) -> list[str]:
     """Those of `pythons` that are on this machine, as far as one look tells; `find` tries one in earnest."""
-    command = [find_uv_bin(), "python", "list", "--quiet", "--only-installed", "--output-format", "json"]
+    command = [find_uv_bin(), "python", "list", "--only-installed", "--output-format", "json"]
     answer = subprocess.run(command, capture_output=True, text=True, env=uv_environment(), check=False)
     listed = json.loads(answer.stdout or "[]")
     seen = {"{major}.{minor}".format(**item["version_parts"]) for item in listed}
@@ -73,8 +74,9 @@ def find_or_install(python: str, progress: Callable[[str], None]) -> Path:
 
 
 def _uv_find(python: str) -> Path | None:
+    """What uv finds. It is not told to be quiet: uv 0.13 then leaves out the answer as well."""
     answer = subprocess.run(
-        [find_uv_bin(), "python", "find", "--quiet", "--system", "--no-project", "--no-python-downloads", python],
+        [find_uv_bin(), "python", "find", "--system", "--no-project", "--no-python-downloads", python],
         capture_output=True,
         text=True,
         env=uv_environment(),

@@ -108,6 +108,22 @@ def run_ranks(
     return Ended(done.returncode, done.stdout, done.stderr, reports)
 
 
+def assert_does_not_fit_alone(program: Path, *arguments: str) -> None:
+    """One process of a program that limits its own memory ends without a report.
+
+    With an error, or a signal, by where it is that an allocation fails; some of TensorFlow's threads stand still for
+    good.
+    """
+    try:
+        alone = run_ranks(program, 1, *arguments, timeout=60)
+    except subprocess.TimeoutExpired:
+        return
+    assert alone.code != 0
+    assert not alone.reports
+    told = any(words in alone.errors for words in ("bad_alloc", "OOM", "ResourceExhausted", "MemoryError"))
+    assert told or alone.code < 0, alone.errors
+
+
 def rank_environment(home: Path, folder: Path, variables: dict[str, str]) -> dict[str, str]:
     """The variables that a rank starts with: quiet, one thread, a report folder, the import-compatible modules."""
     (folder / "reports").mkdir(exist_ok=True)

@@ -159,7 +159,11 @@ def keep_large_apart() -> None:
     By itself it soon takes tensors up to 32 MiB from its heaps. Of a model with weights of that size, whose gradients
     and updates come and go, the heaps then keep holes that take as much memory as half of all that is in use. A
     setting of the user's own stands.
+
+    With oneDNN, TensorFlow takes tensors from regions of its own, each twice as large as the one before, unless it is
+    told to leave memory to the C library: before its first tensor.
     """
+    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     if "MALLOC_MMAP_THRESHOLD_" in os.environ or "mmap_threshold" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -7,12 +7,11 @@ mpirun -n 2 python train.py        the same program, a part of the model in each
 from __future__ import annotations
 
 import argparse
-import resource
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from limited import limit_memory
 
 import clary_parallel
 
@@ -23,15 +22,6 @@ def build_model() -> Any:
     """192 MiB of weights; training with Adam holds them four times: weights, gradients, two moments."""
     layers = [keras.layers.Dense(WIDTH, activation="relu") for _ in range(LAYERS)]
     return keras.Sequential([keras.Input((WIDTH,)), *layers, keras.layers.Dense(10)])
-
-
-def limit_memory(mebibytes: int) -> None:
-    """Let this process take so much more memory than TensorFlow itself takes once it runs."""
-    small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
-    small.compile("adam", "mse")
-    small.train_on_batch(np.ones((4, 4)), np.ones((4, 4)))
-    now = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) << 10
-    resource.setrlimit(resource.RLIMIT_DATA, (now + (mebibytes << 20),) * 2)
 
 
 def main() -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
-from pathlib import Path
 from typing import Any
 
 import smdistributed.modelparallel.tensorflow as smp
@@ -20,6 +18,7 @@ smp.init({"partitions": int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")), "micro
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from limited import limit_memory  # noqa: E402
 
 WIDTH, LAYERS = 2048, 12
 
@@ -37,15 +36,6 @@ class Wide(smp.DistributedModel):
         for layer in self.hidden:
             x = layer(x)
         return self.head(x)
-
-
-def limit_memory(mebibytes: int) -> None:
-    """Let this process take so much more memory than TensorFlow itself takes once it runs."""
-    small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
-    small.compile("adam", "mse")
-    small.train_on_batch(np.ones((4, 4)), np.ones((4, 4)))
-    now = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) << 10
-    resource.setrlimit(resource.RLIMIT_DATA, (now + (mebibytes << 20),) * 2)
 
 
 def main() -> None:

@@ -211,6 +211,17 @@ class Platform:
             return True
         return folder.is_relative_to(self.home) and order_in(folder).get("job_name") == job
 
+    def supervisors_of(self, job: str) -> list[psutil.Process]:
+        """The supervisors of a job's hosts."""
+        return [process for process in self.processes_of(job) if _is_supervisor(process)]
+
+    def delete_endpoint(self, name: str) -> None:
+        """Delete an endpoint, and return when it is gone."""
+        sagemaker = self.client("sagemaker")
+        sagemaker.delete_endpoint(EndpointName=name)
+        waiter = sagemaker.get_waiter("endpoint_deleted")
+        waiter.wait(EndpointName=name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 900})
+
     def processes_of_endpoint(self, endpoint: str) -> list[psutil.Process]:
         """Every process that runs for an endpoint: the supervisors of its instances first, then what they started."""
         found: list[psutil.Process] = []

@@ -107,10 +107,7 @@ class Endpoints:
         return json.loads(answer["Body"].read())
 
     def delete(self, name: str) -> None:
-        self.sagemaker.delete_endpoint(EndpointName=name)
-        self.sagemaker.get_waiter("endpoint_deleted").wait(
-            EndpointName=name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 900}
-        )
+        self.platform.delete_endpoint(name)
 
     @contextmanager
     def load(self, name: str, clients: int = 4, **members: str) -> Iterator[Callable[[], list[str]]]:

@@ -116,10 +116,7 @@ class OwnEndpoints:
         self.eventually(lambda: answers.count("digits 1") >= before + count, f"{count} more answers")
 
     def delete(self, name: str) -> None:
-        self.sagemaker.delete_endpoint(EndpointName=name)
-        self.sagemaker.get_waiter("endpoint_deleted").wait(
-            EndpointName=name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 900}
-        )
+        self.platform.delete_endpoint(name)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_a_job_that_ends_while_no_server_runs_is_completed_by_the_next_one(platf
 
 
 def kill_supervisor(platform: Platform, job: str) -> None:
-    supervisors = [process for process in platform.processes_of(job) if "clary.host" in " ".join(_command(process))]
+    supervisors = platform.supervisors_of(job)
     assert supervisors, "the job has a supervisor"
     for supervisor in supervisors:
         supervisor.send_signal(signal.SIGKILL)

@@ -49,7 +49,7 @@ def hollow(variables: Sequence[Any]) -> Generator[None]:
     before = [(variable, type(variable), variable._value) for variable in variables]
     for number, (variable, kind, _) in enumerate(before):
         if held.is_absent(variable):
-            variable.__class__ = kind.__bases__[1]
+            variable.__class__ = held.ordinary(kind)
         name = re.sub(r"[^A-Za-z0-9_./-]", "_", variable.path).lstrip("_/-") or "variable"
         variable._value = _UNINITIALIZED(
             trainable=variable.trainable, name=f"{name}--{number}", shape=variable.shape, dtype=variable.dtype

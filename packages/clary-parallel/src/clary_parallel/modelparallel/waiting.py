@@ -82,4 +82,4 @@ class _Waiting:
         self._direct_assign(value)
 
     def _end(self) -> None:
-        self.__class__ = type(self).__bases__[1]
+        self.__class__ = held.ordinary(type(self))

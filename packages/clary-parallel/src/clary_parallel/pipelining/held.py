@@ -171,10 +171,15 @@ def keep_large_apart() -> None:
         set_option(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
+def ordinary(kind: Any) -> Any:
+    """Keras's own class of variables beneath one of ours, whose variables are absent or wait."""
+    return kind.__bases__[1]
+
+
 def give(variable: Any, value: Any) -> None:
     """Let a variable that is absent have a value: a TensorFlow variable."""
     if is_absent(variable):
-        variable.__class__ = type(variable).__bases__[1]
+        variable.__class__ = ordinary(type(variable))
     variable._value = value
 
 

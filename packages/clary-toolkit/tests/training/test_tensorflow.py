@@ -40,6 +40,12 @@ def test_tensorflows_s3_plugin_is_told_where_the_store_is(endpoint: str | None, 
     assert variables == {"S3_REGION": "eu-west-1", "TF_CPP_MIN_LOG_LEVEL": "1", **expected}
 
 
+def test_a_job_may_say_how_long_the_s3_plugin_waits() -> None:
+    environ = {"AWS_ENDPOINT_URL": "http://127.0.0.1:7700", "S3_REQUEST_TIMEOUT_MSEC": "5000"}
+    variables = tensorflow.s3_variables("eu-west-1", environ)
+    assert (variables["S3_CONNECT_TIMEOUT_MSEC"], variables["S3_REQUEST_TIMEOUT_MSEC"]) == ("60000", "5000")
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [

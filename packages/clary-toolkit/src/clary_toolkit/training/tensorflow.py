@@ -40,7 +40,8 @@ def s3_variables(region: str, environ: Mapping[str, str]) -> dict[str, str]:
         variables["S3_USE_HTTPS"] = "1" if scheme == "https" else "0"
         variables["S3_VERIFY_SSL"] = "1" if scheme == "https" else "0"
         # Of the plugin's own one and three seconds, a busy machine needs more: a checkpoint would fail the job.
-        variables["S3_CONNECT_TIMEOUT_MSEC"] = variables["S3_REQUEST_TIMEOUT_MSEC"] = "60000"
+        for name in ("S3_CONNECT_TIMEOUT_MSEC", "S3_REQUEST_TIMEOUT_MSEC"):
+            variables[name] = environ.get(name) or "60000"
     return variables
 
 

@@ -128,8 +128,8 @@ def least(into: Cases, new: Cases) -> None:
 
 
 def mlp() -> list[Measurement]:
-    """Two stages of the MLP on two cores, 8 micro-batches; and the overhead."""
-    rows = two("mlp interleaved 8", 1.70)
+    """Two stages of the MLP on two cores, 8 micro-batches, by two schedules; and the overhead."""
+    rows = two("mlp interleaved 8", 1.70, "mlp zero_bubble 8")
     tiny = clary(2, ["tiny interleaved 32"])["tiny interleaved 32"]["step"]
     # A rank runs a forward and a backward of each micro-batch, and next to no arithmetic.
     took = tiny / 32 * 1e3
@@ -137,8 +137,8 @@ def mlp() -> list[Measurement]:
 
 
 def mlp_long() -> list[Measurement]:
-    """Two stages of the MLP on two cores, 32 micro-batches."""
-    return two("mlp interleaved 32", 1.80)
+    """Two stages of the MLP on two cores, 32 micro-batches, by two schedules."""
+    return two("mlp interleaved 32", 1.80, "mlp zero_bubble 32")
 
 
 def transformer() -> list[Measurement]:
@@ -146,9 +146,10 @@ def transformer() -> list[Measurement]:
     return two("transformer interleaved 8", None)
 
 
-def two(case: str, bar: float | None) -> list[Measurement]:
-    """Two stages on two cores: the speed-up, the bubble, the prediction."""
-    rows, ours = speed_ups(2, [case], {} if bar is None else {case: bar})
+def two(case: str, bar: float | None, *others: str) -> list[Measurement]:
+    """Two stages on two cores: the speed-up, also of other cases with the same bar; the bubble, the prediction."""
+    cases = [case, *others]
+    rows, ours = speed_ups(2, cases, {} if bar is None else dict.fromkeys(cases, bar))
     model, _, count = case.split()
     microbatches, watched = int(count), ours[case]["watched"]
     step, busy = watched["step"], sum(watched["busy"])
@@ -173,8 +174,8 @@ def two(case: str, bar: float | None) -> list[Measurement]:
 
 def schedules() -> list[Measurement]:
     """The other schedules on two cores."""
-    kinds = ("simple", "virtual", "zero_bubble")
-    return speed_ups(2, [f"{model} {kind} 8" for model in ("mlp", "transformer") for kind in kinds], {})[0]
+    cases = [f"{model} {kind} 8" for model in ("mlp", "transformer") for kind in ("simple", "virtual")]
+    return speed_ups(2, [*cases, "transformer zero_bubble 8"], {})[0]
 
 
 def four() -> list[Measurement]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from clary.wire.compiled import Compiled
+
 Encode = Callable[[Any], Any]
 _PLAIN = frozenset(("string", "integer", "long", "boolean"))
 
@@ -18,13 +20,11 @@ class Encoder:
     """Compiles the output shapes of one service. None stands for a value that goes out as it is."""
 
     def __init__(self) -> None:
-        self._compiled: dict[str, Encode | None] = {}
+        self._compiled = Compiled[Encode | None]()
 
     def compile(self, shape: Any) -> Encode | None:
         """The function that makes a value of this shape ready for JSON, or None where nothing is to be done."""
-        if shape.name not in self._compiled:
-            self._compiled[shape.name] = self._function(shape)
-        return self._compiled[shape.name]
+        return self._compiled.of(shape, self._function)
 
     def _function(self, shape: Any) -> Encode | None:
         kind: str = shape.type_name
@@ -32,7 +32,8 @@ class Encoder:
             return None
         if kind == "structure":
             members: dict[str, tuple[str, Encode | None]] = {}
-            encode = self._compiled[shape.name] = _structure(members)
+            encode = _structure(members)
+            self._compiled.begin(shape, encode)
             for name, member in shape.members.items():
                 members[name] = (member.serialization.get("name", name), self.compile(member))
             return encode

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from clary.wire.compiled import Compiled
 from clary.wire.constraints import (
     Invalid,
     Problem,
@@ -45,14 +46,11 @@ class Compiler:
 
     def __init__(self, *, by_member: bool = False) -> None:
         self._by_member = by_member
-        self._compiled: dict[str, Check] = {}
+        self._compiled = Compiled[Check]()
 
     def compile(self, shape: Any) -> Check:
         """The function that decodes and checks a value of this shape."""
-        known = self._compiled.get(shape.name)
-        if known is None:
-            known = self._compiled[shape.name] = getattr(self, f"_{shape.type_name}")(shape)
-        return known
+        return self._compiled.of(shape, getattr(self, f"_{shape.type_name}"))
 
     def _structure(self, shape: Any, by_member: bool | None = None) -> Check:
         if shape.is_document_type:
@@ -60,7 +58,7 @@ class Compiler:
         by_member = self._by_member if by_member is None else by_member
         members: dict[str, tuple[str, Check]] = {}
         check = _structure(shape, members)
-        self._compiled[shape.name] = check  # before its members: a shape may hold itself
+        self._compiled.begin(shape, check)
         for name, member in shape.members.items():
             wire_name = name if by_member else member.serialization.get("name", name)
             members[wire_name] = (name, self.compile(member))
@@ -68,7 +66,7 @@ class Compiler:
 
     def compile_input(self, shape: Any) -> Check:
         """The function for an operation's input when its members come from several places, keyed by member name."""
-        return self._structure(shape, by_member=True)
+        return self._compiled.of(shape, lambda shape: self._structure(shape, by_member=True))
 
     def _list(self, shape: Any) -> Check:
         member = shape.member

@@ -140,7 +140,8 @@ def _missing(image: FrameworkImage, root: Path) -> tuple[str, ...]:
 def _added(image: FrameworkImage):
     """What a built image gets besides: who adds it, the packages, what for, and what it costs to be without."""
     return (
-        (additions, image.additions, "MPI", "MPI cannot be started"),
+        (additions.MPI, image.additions, "MPI", "MPI cannot be started"),
+        (additions.TENSORFLOW_IO, image.tensorflow_io, "tensorflow_io", "scripts that import tensorflow_io fail"),
         (serving_packages, image.serving, "serving", "TensorFlow computes, and there is no gRPC"),
     )
 

@@ -46,8 +46,8 @@ _MPI_FOR_PYTHON = "mpi4py==4.1.2"  # there is no wheel for Python 3.7
 # AWS has no image of, or none with it. Put in once an image is built, like Open MPI, and without its requirements:
 # it asks for file systems of one version, and TensorFlow has chosen its own. Its operations are compiled for one
 # TensorFlow: AWS's choice fits 2.6, 2.8, 2.13 and 2.16. With the others it can be imported and its S3 file system used,
-# from 2.18 on only imported, with a warning. A process that used the S3 file system of 0.37 ends by SIGABRT, on AWS too
-# (issue 2039 of tensorflow/io).
+# from 2.18 on only imported, with a warning. A process that used the S3 file system of 0.37 ends by SIGABRT (issue 2039
+# of tensorflow/io).
 _TENSORFLOW_IO = {
     "2.6": "0.21.0",
     "2.8": "0.24.0",

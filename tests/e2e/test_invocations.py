@@ -36,6 +36,10 @@ def test_the_model_sees_what_the_client_sent(found: dict[str, Any]) -> None:
     assert answer["answer type"] == "application/json"
 
 
+def test_the_container_knows_its_tensorflow_serving_as_in_awss_image(found: dict[str, Any]) -> None:
+    assert found["answer"]["release"] == "2.19"
+
+
 def test_a_containers_error_is_a_model_error_with_its_status_text_and_log(found: dict[str, Any]) -> None:
     error = found["raise"]
     assert (error["code"], error["OriginalStatusCode"]) == ("ModelError", 500)

@@ -38,6 +38,24 @@ def test_amazons_sts_host_gives_way_to_this_machine_and_other_addresses_stay() -
     assert printed_by(HOOK + "\n" + ASK, {**JOB, **KEYS}) == [ours, ours, "https://sts.example.com", amazons]
 
 
+@pytest.mark.parametrize(
+    ("has_tensorflow_io", "endpoint", "expected"),
+    [
+        (True, "127.0.0.1:7700", "http://127.0.0.1:7700"),
+        (True, "http://127.0.0.1:7700", "http://127.0.0.1:7700"),
+        (False, "127.0.0.1:7700", "127.0.0.1:7700"),
+    ],
+)
+def test_tensorflow_ios_file_system_is_told_the_scheme(
+    tmp_path: Path, has_tensorflow_io: bool, endpoint: str, expected: str
+) -> None:
+    if has_tensorflow_io:
+        (tmp_path / "tensorflow_io").mkdir()
+    environ = {**JOB, "S3_USE_HTTPS": "0", "S3_ENDPOINT": endpoint, "PYTHONPATH": f"{SOURCE}:{tmp_path}"}
+    code = HOOK + "\nimport subprocess\nprint(subprocess.check_output(['printenv', 'S3_ENDPOINT']).decode())"
+    assert printed_by(code, environ) == [expected]
+
+
 def test_outside_a_job_nothing_changes() -> None:
     amazons = "https://sts.eu-west-1.amazonaws.com"
     assert printed_by(HOOK + "\n" + ASK, KEYS)[:2] == [amazons, amazons]

@@ -38,7 +38,7 @@ class Arithmetic(Executor):
             time.sleep(float(os.environ.get("FAKE_SECONDS", "0.2")))
             return {"rows": inputs["x"] * 0 + len(inputs["x"])}
         if inputs["x"].ndim != 2 or inputs["x"].shape[1] != 2:
-            raise InvalidArgument("Matrix size-incompatible\n" + signature.expects())
+            raise InvalidArgument("Matrix size-incompatible", signature.expects())
         if (inputs["x"] == 666).any():
             raise RuntimeError("the number of the beast")
         return {"y": inputs["x"] * 2}

@@ -98,7 +98,7 @@ def test_metadata_and_status_describe_the_model(said):
         ("unknown output", "INVALID_ARGUMENT", "output tensor alias not found in signature: triple"),
         ("wrong input", "INVALID_ARGUMENT", "Sent extra: {z}. Missing but required: {x}."),
         ("wrong type", "INVALID_ARGUMENT", "Expects x to be float but double is provided"),
-        ("wrong shape", "INVALID_ARGUMENT", "float of shape [-1, 4]"),
+        ("wrong shape", "INVALID_ARGUMENT", "Matrix size-incompatible"),
     ],
 )
 def test_a_mistake_has_tensorflow_servings_code_and_says_what_is_expected(said, case, code, message):

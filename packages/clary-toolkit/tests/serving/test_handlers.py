@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,16 @@ def output_handler(response, context):
     assert response.status_code == 200 and response.ok
     assert response.json() == json.loads(response.content.decode()) == json.loads(response.text)
     return json.dumps({"doubled": response.json()["predictions"]}), context.accept_header
+"""
+UNCHECKED = """
+import json
+def input_handler(data, context):
+    return data.read()
+def output_handler(response, context):
+    if response.status_code == 400 and "loud" in (context.custom_attributes or ""):
+        raise ValueError(response.content.decode("utf-8"))
+    said = [response.status_code, response.reason, response.ok, response.json()]
+    return json.dumps(said), "application/json"
 """
 HANDLER = """
 import json, time, urllib.request, helper
@@ -55,13 +66,31 @@ def test_the_pair_is_fed_through_the_model(start):
     server = start({**MODEL, "model/code/inference.py": PAIR})
     answer = server.invoke({"rows": [[1, 2]]}, Accept="application/json")
     assert answer.json() == {"doubled": [[2, 4]]}
-    refused = server.invoke({"rows": [[1, 2, 3]]})
-    assert (refused.status, "expects x: float" in refused.error) == (400, True)
     failed = server.invoke("x", "text/plain")
     assert failed.status == 500
     assert "Expecting value" in failed.error
     assert "input_handler" in failed.json()["traceback"]
     assert "Traceback" in server.log
+
+
+def test_up_to_the_image_of_2_19_the_output_handler_gets_the_models_errors(start):
+    server = start({**MODEL, "model/code/inference.py": UNCHECKED}, {"SAGEMAKER_TFS_VERSION": "2.19"})
+    returned = server.invoke({"instances": [[1, 2, 3]]})
+    assert (returned.status, returned.json()) == (
+        200,
+        [400, "Bad Request", False, {"error": "Matrix size-incompatible"}],
+    )
+    raised = server.invoke({"instances": [[1, 2, 3]]}, X_Amzn_SageMaker_Custom_Attributes="loud")
+    assert (raised.status, json.loads(raised.error)) == (500, {"error": "Matrix size-incompatible"})
+    assert server.invoke(ROW).json()[:3] == [200, "OK", True]
+
+
+def test_from_the_image_of_2_20_on_the_models_errors_go_past_it_in_awss_frame(start):
+    server = start({**MODEL, "model/code/inference.py": UNCHECKED}, {"SAGEMAKER_TFS_VERSION": "2.20"})
+    relayed = server.invoke({"instances": [[1, 2, 3]]})
+    said = relayed.json()
+    assert (relayed.status, sorted(said), said["title"]) == (400, ["description", "title"], "400 Bad Request")
+    assert json.loads(said["description"]) == {"error": "Matrix size-incompatible"}
 
 
 def test_rest_uri_answers_requests_of_the_handlers_own(handled):

@@ -97,9 +97,24 @@ def test_what_does_not_fit_is_told_in_tensorflow_servings_words(body, dtype, mes
     assert caught.value.status == 400
 
 
-def test_an_error_says_what_the_model_expects():
-    with pytest.raises(InvalidArgument, match=r'The signature "serving_default" expects x: float of shape \[-1\]'):
+def test_what_the_model_expects_is_a_hint_beside_the_error():
+    with pytest.raises(InvalidArgument) as caught:
         read('{"instances": ["a"]}', x="float")
+    assert caught.value.hint == 'The signature "serving_default" expects x: float of shape [-1] (-1 is any size).'
+    assert "expects" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("release", "word"), [("1.15", "Invalid argument"), ("2.6", "Invalid argument"), ("2.7", "INVALID_ARGUMENT")]
+)
+def test_the_code_of_a_wrong_argument_is_written_as_the_images_release_does(monkeypatch, release, word):
+    monkeypatch.setenv("SAGEMAKER_TFS_VERSION", release)
+    with pytest.raises(InvalidArgument) as caught:
+        read('{"instances": ["]["]}', x="float")
+    assert caught.value.message == (
+        f"Failed to process element: 0 of 'instances' list. Error: {word}: "
+        'JSON Value: "][" Type: String is not of expected type: float'
+    )
 
 
 @pytest.mark.parametrize(

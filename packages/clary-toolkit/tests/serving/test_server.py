@@ -73,7 +73,7 @@ def test_npy_goes_in_and_out(server):
     [
         ("x", "text/plain", 415, "Unsupported Media Type: text/plain"),
         ("{", "application/json", 400, "JSON Parse error"),
-        ({"instances": [[1, 2, 3]]}, "application/json", 400, "expects x: float of shape [-1, 2]"),
+        ({"instances": [[1, 2, 3]]}, "application/json", 400, "Matrix size-incompatible"),
         ({"instances": [["a", "b"]]}, "application/json", 400, "is not of expected type: float"),
         ({"signature_name": "no", "instances": [1]}, "application/json", 400, 'Serving signature name: "no" not found'),
         ({"signature_name": 5, "instances": [1]}, "application/json", 400, "key must be a string value"),
@@ -83,10 +83,10 @@ def test_npy_goes_in_and_out(server):
         ({"instances": [[666, 0]]}, "application/json", 500, "the number of the beast"),
         (b"[" * 100000, "application/json", 400, "JSON Parse error"),
         (b"\xff\xfe", "application/json", 400, "JSON Parse error: Invalid encoding"),
-        ({"signature_name": "two", "instances": [1]}, "application/json", 400, "a: float of shape [-1]"),
+        ({"signature_name": "two", "instances": [1]}, "application/json", 400, "required as per tensorinfo_map"),
         (npy(np.zeros((1, 2), np.complex64)), "application/x-npy", 400, "complex64 does not become float32"),
         (npy(np.array([["a", "b"]])), "application/x-npy", 400, "does not become float32"),
-        (npy(np.zeros((2, 3), np.float32)), "application/x-npy", 400, "expects x: float of shape [-1, 2]"),
+        (npy(np.zeros((2, 3), np.float32)), "application/x-npy", 400, "Matrix size-incompatible"),
         (npy(np.zeros((2, 2), np.float32))[:-1], "application/x-npy", 400, "The body is no npy array"),
         ("one,two\n", "text/csv", 400, "is not of expected type: float"),
     ],
@@ -96,6 +96,25 @@ def test_a_bad_request_is_told_why_and_the_server_lives(server, body, content_ty
     assert answer.status == status
     assert message in answer.error
     assert server.invoke(ROW).status == 200
+
+
+def test_an_error_is_tensorflow_servings_to_the_letter_and_the_advice_is_in_the_log(server):
+    said = server.invoke({"instances": [["]["]]}).error
+    assert said == (
+        "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "
+        'JSON Value: "][" Type: String is not of expected type: float'
+    )
+    assert server.invoke({"signature_name": "no", "instances": [1]}).error == (
+        'Serving signature name: "no" not found in signature def'
+    )
+    assert server.ask("GET", "/v1/models/other").error == "Could not find any versions of model other"
+    assert server.ask("GET", "/v1/models/model/versions/7").error == "Could not find version 7 of model model"
+    advice = [
+        'The signature "serving_default" expects x: float of shape [-1, 2]',
+        "The model model (version 1) has: serving_default, slow, two.",
+        "Served: model (versions 1).",
+    ]
+    assert [line for line in advice if line not in server.log] == []
 
 
 def test_a_request_without_a_content_type_is_refused_as_aws_does(server):
@@ -114,7 +133,7 @@ def test_custom_attributes_choose_model_version_and_method(server):
 
     assert ask("tfs-model-name=model,tfs-model-version=1").status == 200
     missing = ask("tfs-model-name=other")
-    assert (missing.status, "Servable not found for request: Latest(other)" in missing.error) == (404, True)
+    assert (missing.status, missing.error) == (404, "Servable not found for request: Latest(other)")
     assert "Specific(model, 7)" in ask("tfs-model-version=7").error
     assert "When method is regress, key 'examples' is expected" in ask("tfs-method=regress").error
     assert ask("tfs-method=nonsense").status == 400

@@ -71,6 +71,23 @@ def test_the_newest_tensorflow_trains_with_keras_3_and_with_keras_2(framework: C
     assert _train(built, TF_USE_LEGACY_KERAS="1")[1].startswith("2.21")
 
 
+def test_scripts_can_import_tensorflow_io(framework: Callable[[str], BuiltImage]):
+    built = framework("tensorflow-training:2.19-cpu-py312")
+    program = (
+        "import tensorflow as tf, tensorflow_io as tfio\n"
+        "turned = tfio.experimental.color.rgb_to_bgr(tf.constant([[[[1.0, 2.0, 3.0]]]]))\n"
+        "print(tfio.__version__, turned.numpy().tolist())"
+    )
+    answer = subprocess.run(
+        [built.python, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**built.environment, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
+    )
+    assert answer.stdout.split(maxsplit=1) == ["0.37.1", "[[[[3.0, 2.0, 1.0]]]]\n"]
+
+
 def test_pip_knows_that_tensorflow_is_there(framework: Callable[[str], BuiltImage]):
     built = framework("tensorflow-training:2.21-cpu-py312")
     command = [built.python, "-m", "pip", "install", "--dry-run", "--no-deps", "tensorflow==2.21.0", "tensorflow-cpu"]

@@ -37,6 +37,14 @@ def test_serving_finds_its_packages_and_training_does_not(images_home: Path, ser
     ensure(serving, images_home, pytest.fail)  # there is nothing left to do
 
 
+def test_a_serving_image_says_which_tensorflow_serving_it_stands_for_as_awss_does(
+    images_home: Path, serving: FrameworkImage
+):
+    served = ensure(dataclasses.replace(serving, version="2.9.3"), images_home, print).environment
+    trained = ensure(dataclasses.replace(serving, serving=()), images_home, print).environment
+    assert (served["SAGEMAKER_TFS_VERSION"], "SAGEMAKER_TFS_VERSION" in trained) == ("2.9", False)
+
+
 def test_another_version_takes_the_place_and_leaves_the_one_before_to_who_runs_it(
     images_home: Path, serving: FrameworkImage
 ):

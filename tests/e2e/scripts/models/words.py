@@ -26,6 +26,7 @@ def transform_fn(model, data, content_type, accept, context):
         os._exit(3)
     headers = context.get_all_request_header(0) if hasattr(context, "get_all_request_header") else {}
     told = {"model": model, "text": text, "content_type": content_type, "accept": accept, "headers": dict(headers)}
+    told["release"] = os.environ.get("SAGEMAKER_TFS_VERSION")
     return json.dumps(told), "application/json"
 
 

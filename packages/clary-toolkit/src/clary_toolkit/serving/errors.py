@@ -10,26 +10,31 @@ from __future__ import annotations
 
 
 class ServingError(Exception):
-    """An answer that is an error: `status` and a text for {"error": ...}."""
+    """An answer that is an error: `status` and a text for {"error": ...}.
 
-    def __init__(self, message: str, status: int = 500) -> None:
+    `hint` is what the model's owner may want to know besides. It goes to the log alone: clients compare the text with
+    TensorFlow Serving's.
+    """
+
+    def __init__(self, message: str, status: int = 500, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.status = status
+        self.hint = hint
 
 
 class InvalidArgument(ServingError):
     """The request cannot be what the model takes."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, 400)
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, 400, hint)
 
 
 class NotFound(ServingError):
     """The request names a model or version that is not served."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, 404)
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, 404, hint)
 
 
 class StartupError(ServingError):

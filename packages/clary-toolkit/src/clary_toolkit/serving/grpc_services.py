@@ -59,6 +59,7 @@ def _answering(method: Callable[[Any], Any]) -> Callable[[Any, Any, Any], Any]:
         try:
             return method(request)
         except ServingError as error:
+            log.hint(error.message, error.hint)
             code, message = _CODES.get(error.status, "INTERNAL"), error.message
         except Exception as error:  # noqa: BLE001 - the boundary: the client gets the error
             log.exception("A gRPC request failed")
@@ -171,14 +172,14 @@ def _inputs(signature: Signature, sent: Mapping[str, Any]) -> dict[str, np.ndarr
     if set(sent) != set(signature.inputs):
         raise InvalidArgument(
             "input size does not match signature: {}!={} len({{{}}}) != len({{{}}}). Sent extra: {{{}}}. "
-            "Missing but required: {{{}}}.\n{}".format(
+            "Missing but required: {{{}}}.".format(
                 len(sent),
                 len(signature.inputs),
                 ",".join(sorted(sent)),
                 ",".join(signature.inputs),
                 ",".join(sorted(set(sent) - set(signature.inputs))),
                 ",".join(sorted(set(signature.inputs) - set(sent))),
-                signature.expects(),
-            )
+            ),
+            signature.expects(),
         )
     return {name: grpc_tensors.read(sent[name], spec, signature) for name, spec in signature.inputs.items()}

@@ -28,13 +28,13 @@ def read(proto: Any, spec: TensorSpec, signature: Signature) -> np.ndarray:
     if proto.dtype != _types.DataType.Value(spec.enumeration):
         sent = _types.DataType.Name(proto.dtype).replace("DT_", "").lower()
         raise InvalidArgument(
-            "Expects {} to be {} but {} is provided.\n{}".format(spec.name, spec.dtype, sent, signature.expects())
+            "Expects {} to be {} but {} is provided.".format(spec.name, spec.dtype, sent), signature.expects()
         )
     try:
         array: np.ndarray = tensorflow().make_ndarray(proto)
     except (ValueError, TypeError) as error:
         raise InvalidArgument(
-            "Tensor proto of {} has no values for its shape ({}).\n{}".format(spec.name, error, signature.expects())
+            "Tensor proto of {} has no values for its shape ({}).".format(spec.name, error), signature.expects()
         ) from None
     return np.asarray(array, dtype=spec.numpy)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import http
 import importlib
 import io
 import json
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from clary_toolkit.serving import json_writing, log
+from clary_toolkit.serving import json_writing, log, release
 from clary_toolkit.serving.errors import ServingError
 from clary_toolkit.serving.prediction import Answer, Target
 
@@ -63,7 +64,11 @@ class Handlers:
         self._grpc = grpc
 
     def answer(self, request: Request, target: Target, default_model: str) -> Answer:
-        """The answer to an invocation; 500 with the message and the traceback where a handler raises."""
+        """The answer to an invocation; 500 with the message and the traceback where a handler raises.
+
+        An error of the model's goes to `output_handler` like an answer, or past it to the client: as AWS's image of
+        the same release has it.
+        """
         context = self._context(request, target, default_model)
         data = io.BytesIO(request.body)
         try:
@@ -71,8 +76,8 @@ class Handlers:
                 return _answer(self._handler(data, context), "handler")
             processed = _content(self._input(data, context))
             reply = self._rest(Target(target.model, target.version, target.method), processed)
-            if reply.status != 200:
-                return reply
+            if reply.status != 200 and not release.output_handler_sees_errors():
+                return _relayed(reply)
             return _answer(self._output(_response(reply, context.rest_uri), context), "output_handler")
         except ServingError as error:
             return Answer(error.status, json_writing.error(error.message))
@@ -112,7 +117,7 @@ class Response:
         self.url = url
         self.headers = headers
         self.encoding = "utf-8"
-        self.reason = "OK" if status == 200 else ""
+        self.reason = _phrase(status)
 
     @property
     def ok(self) -> bool:
@@ -150,13 +155,24 @@ def _response(reply: Answer, url: str) -> Any:
         return Response(reply.status, reply.body, url, headers)
     response = requests.Response()
     response.status_code = reply.status
-    response.reason = "OK"
+    response.reason = _phrase(reply.status)
     response.url = url
     response.encoding = "utf-8"
     response.headers.update(headers)
     response.raw = io.BytesIO(reply.body)
     response._content = reply.body
     return response
+
+
+def _relayed(reply: Answer) -> Answer:
+    """An error of the model's in the frame that AWS's image puts around it since 2.20."""
+    title = "{} {}".format(reply.status, _phrase(reply.status))
+    document = {"title": title, "description": reply.body.decode("utf-8", "replace")}
+    return Answer(reply.status, json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def _phrase(status: int) -> str:
+    return http.HTTPStatus(status).phrase
 
 
 def _content(processed: Any) -> bytes:

@@ -12,6 +12,7 @@ import json
 
 import numpy as np
 
+from clary_toolkit.serving import release
 from clary_toolkit.serving.errors import InvalidArgument
 
 TYPE_CHECKING = False
@@ -83,7 +84,8 @@ def _instances(instances: list[JsonValue], signature: Signature, booleans: bool)
     if not isinstance(first, dict) and len(specs) > 1:
         raise InvalidArgument(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
-            "tensorinfo_map. " + signature.expects()
+            "tensorinfo_map",
+            signature.expects(),
         )
     if not isinstance(first, dict) or is_base64(first):
         if not specs:
@@ -111,14 +113,15 @@ def _columns(inputs: JsonValue, signature: Signature, booleans: bool) -> dict[st
         if len(specs) != 1:
             raise InvalidArgument(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
-                "tensorinfo_map. " + signature.expects()
+                "tensorinfo_map",
+                signature.expects(),
             )
         (name, spec), *_ = specs.items()
         return {name: _column(inputs, spec, booleans)}
     arrays: dict[str, np.ndarray] = {}
     for name, spec in specs.items():
         if name not in inputs:
-            raise InvalidArgument("Missing named input: {} in 'inputs' object. {}".format(name, signature.expects()))
+            raise InvalidArgument("Missing named input: {} in 'inputs' object.".format(name), signature.expects())
         arrays[name] = _column(inputs[name], spec, booleans)
     return arrays
 
@@ -173,9 +176,10 @@ def _walk_plain(instances: list[JsonValue], spec: TensorSpec, signature: Signatu
             shape = _add_instance(instance, spec, shape, flat)
         except InvalidArgument as error:
             raise InvalidArgument(
-                "Failed to process element: {} of 'instances' list. Error: INVALID_ARGUMENT: {}\n{}".format(
-                    position, error.message, signature.expects()
-                )
+                "Failed to process element: {} of 'instances' list. Error: {}: {}".format(
+                    position, release.invalid_argument(), error.message
+                ),
+                signature.expects(),
             ) from error
     return {spec.name: _array(flat, (len(instances),) + (shape or ()), spec)}
 
@@ -194,9 +198,10 @@ def _walk_objects(instances: list[JsonValue], signature: Signature) -> dict[str,
                 shapes[name] = _add_instance(value, specs[name], shapes.get(name), flats[name])
             except InvalidArgument as error:
                 raise InvalidArgument(
-                    "Failed to process element: {} key: {} of 'instances' list. Error: INVALID_ARGUMENT: {}\n{}".format(
-                        position, name, error.message, signature.expects()
-                    )
+                    "Failed to process element: {} key: {} of 'instances' list. Error: {}: {}".format(
+                        position, name, release.invalid_argument(), error.message
+                    ),
+                    signature.expects(),
                 ) from error
         if instance.keys() != specs.keys():
             raise InvalidArgument(

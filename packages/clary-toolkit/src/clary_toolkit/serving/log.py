@@ -8,6 +8,7 @@ import traceback
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 _NAMES = {DEBUG: "DEBUG", INFO: "INFO", WARNING: "WARNING", ERROR: "ERROR"}
+_LONGEST = 300  # characters of a refusal
 _threshold = INFO
 
 
@@ -36,6 +37,12 @@ def warning(message: str) -> None:
 
 def error(message: str) -> None:
     _write(ERROR, message)
+
+
+def hint(refused: str, advice: str) -> None:
+    """What helps against a request's refusal, beside the refusal's own words; nothing where there is no advice."""
+    if advice:
+        _write(INFO, "A request was refused ({}). {}".format(refused.split("\n", 1)[0][:_LONGEST], advice))
 
 
 def exception(message: str) -> str:

@@ -41,9 +41,10 @@ class Version:
         found = self.executor.signatures.get(wanted)
         if found is None:
             raise InvalidArgument(
-                'Serving signature name: "{}" not found in signature def\nThe model {} (version {}) has: {}.'.format(
-                    wanted, self.model, self.number, ", ".join(sorted(self.executor.signatures)) or "none"
-                )
+                'Serving signature name: "{}" not found in signature def'.format(wanted),
+                "The model {} (version {}) has: {}.".format(
+                    self.model, self.number, ", ".join(sorted(self.executor.signatures)) or "none"
+                ),
             )
         return found
 
@@ -101,7 +102,7 @@ class Models:
         versions = self._models.get(wanted)
         if versions is None or (number is not None and number not in versions):
             request = "Latest({})".format(wanted) if number is None else "Specific({}, {})".format(wanted, number)
-            raise NotFound("Servable not found for request: {}. {}".format(request, self._served()))
+            raise NotFound("Servable not found for request: {}".format(request), self._served())
         return versions[max(versions) if number is None else number]
 
     def status(self, name: str, number: int | None) -> bytes:
@@ -116,8 +117,9 @@ class Models:
         """The versions of a model, the highest first; the one of this number where it is given. Raises NotFound."""
         versions = self._models.get(name)
         if versions is None or (number is not None and number not in versions):
-            which = "" if number is None else " with version {}".format(number)
-            raise NotFound("Could not find any versions of model {}{}. {}".format(name, which, self._served()))
+            if number is None:
+                raise NotFound("Could not find any versions of model {}".format(name), self._served())
+            raise NotFound("Could not find version {} of model {}".format(number, name), self._served())
         return sorted(versions, reverse=True) if number is None else [number]
 
     def _served(self) -> str:

@@ -65,10 +65,8 @@ class TensorFlowExecutor(Executor):
             outputs = call(*[inputs[name] for name in signature.inputs])
         except self._errors as error:
             status = _STATUS_OF_CODE.get(error.error_code, 500)
-            message = str(error.message)
-            if status == 400:
-                message += "\n" + signature.expects() + " " + _received(inputs)
-            raise ServingError(message, status) from error
+            hint = signature.expects() + " " + _received(inputs) if status == 400 else ""
+            raise ServingError(str(error.message), status, hint) from error
         return dict(zip(signature.outputs, outputs))
 
     def close(self) -> None:

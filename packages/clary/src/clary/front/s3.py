@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from clary.front import s3_settings
 from clary.front.s3_body import Body, Receive, open_body, read_body
 from clary.front.s3_errors import ClientGone, S3Error, new_request_id
 from clary.front.s3_markers import copied_marker, copy_result, marker_to_put
@@ -89,6 +90,11 @@ class S3Proxy:
             await self._copy_marker(request, marker, send)
             return
         body: Body
+        if self._embedded and (setting := s3_settings.name_of(request)):
+            body = await read_body(receive, authentication, dict(request.headers), _SMALL_BODY)
+            await self._check_bucket(request)
+            await _send_document(*s3_settings.answer(request.method, setting, body), send)
+            return
         if request.method in ("GET", "HEAD", "DELETE"):
             body, body_headers = b"", dict[str, str]()
         elif caller.job_name is not None and request.method == "POST" and "delete" in request.parameters:
@@ -121,13 +127,13 @@ class S3Proxy:
         document = await made.read()
         if made.status < 300:
             document = copy_result(made.header(b"etag") or "")
-        headers = [
-            (b"content-type", b"application/xml"),
-            (b"content-length", str(len(document)).encode()),
-            (b"x-amz-request-id", new_request_id().encode()),
-        ]
-        await send({"type": "http.response.start", "status": made.status, "headers": headers})
-        await send({"type": "http.response.body", "body": document})
+        await _send_document(made.status, document, send)
+
+    async def _check_bucket(self, request: S3Request) -> None:
+        head = await self._forward(S3Request("HEAD", f"/{request.bucket}", request.bucket, "", {}, {}), b"", {})
+        await head.read()
+        if head.status == 404:
+            raise S3Error("NoSuchBucket", "The specified bucket does not exist", 404, BucketName=request.bucket)
 
     async def _forward(self, request: S3Request, body: Body, body_headers: dict[str, str]) -> Response:
         """Send the request to the store; one that was not begun is repeated while the store is restarted."""
@@ -254,6 +260,16 @@ async def _stream(response: Response, length: int, send: Send, watcher: asyncio.
         if watcher and watcher.done():
             return
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_document(status: int, document: bytes, send: Send) -> None:
+    headers = [
+        (b"content-type", b"application/xml"),
+        (b"content-length", str(len(document)).encode()),
+        (b"x-amz-request-id", new_request_id().encode()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": document})
 
 
 async def _send_error(request: S3Request, error: S3Error, send: Send) -> None:

@@ -111,6 +111,8 @@ def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
     environment = {**_AWS_ENVIRONMENT, "PATH": f"{root / 'bin'}:{_SYSTEM_PATH}"}
     if found.framework == "tensorflow":
         environment |= _TENSORFLOW_ENVIRONMENT
+    if image.serving:
+        environment["SAGEMAKER_TFS_VERSION"] = ".".join(image.version.split(".")[:2])
     if found.library_paths:
         environment["LD_LIBRARY_PATH"] = ":".join(str(root / path) for path in found.library_paths)
         environment |= _compiler_variables(root, found)
@@ -138,7 +140,8 @@ def _missing(image: FrameworkImage, root: Path) -> tuple[str, ...]:
 def _added(image: FrameworkImage):
     """What a built image gets besides: who adds it, the packages, what for, and what it costs to be without."""
     return (
-        (additions, image.additions, "MPI", "MPI cannot be started"),
+        (additions.MPI, image.additions, "MPI", "MPI cannot be started"),
+        (additions.TENSORFLOW_IO, image.tensorflow_io, "tensorflow_io", "scripts that import tensorflow_io fail"),
         (serving_packages, image.serving, "serving", "TensorFlow computes, and there is no gRPC"),
     )
 

@@ -55,6 +55,7 @@ class FrameworkImage:
         requirements: every package with its exact version.
         notices: how this differs from what the URI says, for the head of the job's log.
         additions: further packages, put in once the environment is built; the folder is the same with and without them.
+        tensorflow_io: the same, for scripts that train.
         serving: further packages, for the word `serve` alone; the folder is the same with and without them.
     """
 
@@ -67,6 +68,7 @@ class FrameworkImage:
     requirements: tuple[str, ...]
     notices: tuple[str, ...] = ()
     additions: tuple[str, ...] = ()
+    tensorflow_io: tuple[str, ...] = ()
     serving: tuple[str, ...] = ()
 
     @cached_property
@@ -111,7 +113,7 @@ def resolve_serving(uri: str, *, gpu: bool | None = None) -> FrameworkImage:
     if image.framework != "tensorflow":
         return image
     release = next(release for release in releases() if release.version == image.version)
-    return replace(image, serving=serving_pins(release, image.python))
+    return replace(image, serving=serving_pins(release, image.python), tensorflow_io=())
 
 
 def resolve_by_name(uri: str, *, gpu: bool | None = None) -> FrameworkImage:
@@ -174,6 +176,7 @@ def _resolve_tensorflow(uri: str, reference: ImageReference, gpu: bool) -> Frame
         requirements=(f"{package}=={release.version}", *lock, *cuda),
         notices=notices,
         additions=ingredients.additions(python),
+        tensorflow_io=ingredients.tensorflow_io(release.version, python),
     )
 
 

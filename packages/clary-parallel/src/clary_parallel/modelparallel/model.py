@@ -123,7 +123,14 @@ class DistributedModel(_Model):
 
     @property
     def losses(self) -> list[Any]:
-        """Regularisation losses of this rank's variables, for a step function to add to its loss."""
+        """Losses of weights, activities and `add_loss`, for a step function to add to its loss.
+
+        After the model's call in a step: one number, the sum over all partitions. Elsewhere those of the weights of
+        this rank.
+        """
+        step = tracing.current()
+        if step is not None and step.parts is not None and step.parts is self._smp.parts:
+            return [step.added_losses()]
         return [item.regularizer(item) for item in self.trainable_variables if getattr(item, "regularizer", None)]
 
     def whole_variables(self) -> list[Any]:

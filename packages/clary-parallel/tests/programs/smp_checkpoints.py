@@ -50,8 +50,8 @@ def functional() -> Any:
 
 
 def rate() -> Any:
-    """So that the number of steps counts."""
-    return keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.7)
+    """So that the number of steps counts. Without a name, as scripts for Keras 2 may have it."""
+    return keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.7, name=None)
 
 
 MODELS = {"subclassed": Subclassed, "functional": functional}

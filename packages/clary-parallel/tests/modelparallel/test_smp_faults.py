@@ -11,7 +11,7 @@ from parallel_lab import TESTS, Ended, run_ranks
 pytestmark = pytest.mark.slow
 
 PROGRAM = TESTS / "programs" / "smp_faults.py"
-PATIENCE = {"CLARY_PARALLEL_PATIENCE": "15"}
+PATIENCE = {"CLARY_PARALLEL_PATIENCE": "12"}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_a_rank_that_never_calls_its_step_ends_the_job_with_its_name_and_partiti
     found = ended["never_steps"]
 
     assert found.code != 0
-    assert "rank 0 waited 15 s" in found.errors
+    assert "rank 0 waited 12 s" in found.errors
     assert "for rank 1. Rank 1 (partition 1) is alive" in found.errors
     assert "in none of our calls" in found.errors
 
@@ -36,5 +36,5 @@ def test_a_rank_that_hangs_inside_its_step_ends_the_job_with_its_name_and_stage(
     found = ended["hangs_in_its_partition"]
 
     assert found.code != 0
-    assert "rank 0 waited 15 s" in found.errors
+    assert "rank 0 waited 12 s" in found.errors
     assert "B0 of stage 1, which stage 0 needs) for rank 1. Rank 1 (partition 1) is alive" in found.errors

@@ -2,7 +2,7 @@
 
 Usage: smp_checkpoints.py write|restore PARTITIONS FOLDER
 
-Writing: some steps, then a checkpoint or a file of weights, then further steps.
+Writing: some steps, then a checkpoint, then further steps; and files of weights.
 Restoring: the further steps once more, from what was written, in models that begin otherwise and are parted anew.
 """
 
@@ -78,6 +78,18 @@ class Training:
             self.step(images, labels)
 
 
+def parted(make: Any, seed: int, file: Path | None = None) -> list[Any]:
+    """The weights of a model that is parted and does not train, with those of a file if there is one."""
+    keras.utils.set_random_seed(seed)
+    model = make()
+    if file is not None:
+        model.load_weights(file)
+    smp.step(lambda x: model(x, training=False))(images)
+    if file is None:
+        model.save_weights(folder / f"{make.__name__}.weights.h5")
+    return model.get_weights()
+
+
 def write() -> dict[str, Any]:
     for name, make in OPTIMIZERS.items():
         training = Training(Subclassed, make(), 7)
@@ -87,24 +99,14 @@ def write() -> dict[str, Any]:
         training.run(AFTER)
         np.savez(folder / f"{name}-{smp.rank()}.npz", *training.model.get_weights())
     for name, make in MODELS.items():
-        training = Training(make, keras.optimizers.SGD(0.1), 7)
-        training.run(BEFORE)
-        training.model.save_weights(folder / f"{name}.weights.h5")
-        training.run(AFTER)
-        np.savez(folder / f"{name}-{smp.rank()}.npz", *training.model.get_weights())
+        np.savez(folder / f"{name}-{smp.rank()}.npz", *parted(make, 7))
     return {}
 
 
-def ended(training: Training, name: str) -> dict[str, Any]:
+def apart(ours: list[Any], name: str) -> float:
     expected = np.load(folder / f"{name}-0.npz")
-    ours = training.model.get_weights()
     pairs = zip(ours, [expected[key] for key in expected.files], strict=True)
-    return {
-        "apart": max(float(np.abs(a - b).max()) for a, b in pairs),
-        "held": len(training.model.variables),
-        "all": len(ours),
-        "epoch": int(training.epoch),
-    }
+    return max(float(np.abs(a - b).max()) for a, b in pairs)
 
 
 def restore() -> dict[str, Any]:
@@ -116,12 +118,11 @@ def restore() -> dict[str, Any]:
             training.run(2)  # A model and an optimizer that are parted and built already; the others are not.
         manager.restore()
         training.run(AFTER)
-        found[name] = ended(training, name)
+        ours = training.model.get_weights()
+        held = len(training.model.variables)
+        found[name] = {"apart": apart(ours, name), "held": held, "all": len(ours), "epoch": int(training.epoch)}
     for name, make in MODELS.items():
-        training = Training(make, keras.optimizers.SGD(0.1), 8)
-        training.model.load_weights(folder / f"{name}.weights.h5")
-        training.run(AFTER)
-        found[name] = ended(training, name)
+        found[name] = {"apart": apart(parted(make, 8, folder / f"{make.__name__}.weights.h5"), name)}
     return found
 
 

@@ -33,3 +33,12 @@ def test_every_schedule_and_recomputing_train_as_one_process():
     assert len(ended.reports[0]) == 5
     for report in ended.reports.values():
         as_one_process(report)
+
+
+def test_losses_of_layers_train_as_in_one_process_by_every_schedule_and_where_there_are_no_others():
+    ended = parallel_lab.run_ranks(parallel_lab.TESTS / "programs" / "pipeline_families.py", 2, "2", "regularised")
+
+    assert ended.code == 0, ended.errors
+    for report in ended.reports.values():
+        assert len(report) == 5
+        as_one_process(report)

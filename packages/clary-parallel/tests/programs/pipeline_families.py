@@ -133,6 +133,40 @@ def model_in_a_model() -> tuple[Any, Any, Any]:
     return keras.Model(inputs, L.Dense(2)(x)), numbers(BATCH, 6), numbers(BATCH, 2)
 
 
+@keras.saving.register_keras_serializable("tests")
+class Pull(L.Layer):
+    """Adds a loss of its own that is no scalar, and one of its weight."""
+
+    def build(self, shape: Any) -> None:
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", regularizer=keras.regularizers.L1(3e-2))
+
+    def call(self, x: Any) -> Any:
+        self.add_loss(0.1 * ops.mean((x * self.scale - 0.3) ** 2, axis=0))
+        return x * self.scale
+
+
+def regularised() -> tuple[Any, Any, Any]:
+    """Losses of weights, activities and layers in every part, twice of a shared layer; one head has no other loss."""
+    regularisers = keras.regularizers
+    inputs = keras.Input((6,), name="features")
+    shared = L.Dense(6, activation="tanh", activity_regularizer=regularisers.L2(5e-2))
+    x = Pull()(shared(shared(inputs)))
+    early = L.Dense(2, name="early", kernel_regularizer="l2", activity_regularizer=regularisers.L1(5e-2))(x)
+    x = L.Dense(6, kernel_regularizer=regularisers.OrthogonalRegularizer(5e-2), bias_regularizer="l1")(x)
+    x = Pull()(L.ActivityRegularization(l2=5e-2)(L.Dense(8, activation="tanh")(x)))
+    model = keras.Model(inputs, {"early": early, "late": L.Dense(3, name="late", kernel_regularizer="l2")(x)})
+    return model, numbers(BATCH, 6), {"late": numbers(BATCH, 3)}
+
+
+def only_regularised() -> tuple[Any, Any, Any]:
+    """No targets: all that moves the weights are losses of layers, on whose account a gradient crosses the cut."""
+    inputs = keras.Input((6,))
+    x = L.Dense(8, activation="tanh")(inputs)
+    x = Pull()(L.Dense(8, activation="tanh", kernel_regularizer="l2")(x))
+    x = L.Dense(8, activation="tanh")(x)
+    return keras.Model(inputs, L.Dense(2, activity_regularizer="l2")(x)), numbers(BATCH, 6), None
+
+
 FAMILIES = [
     dense_with_skips,
     sequential,
@@ -163,8 +197,12 @@ def alone(model: Any, optimizer: Any, x: Any, y: Any, count: int) -> float:
 
             with tf.GradientTape() as tape:
                 made = model(keras.tree.map_structure(cut, x), training=True)
-                pairs = zip(keras.tree.flatten(keras.tree.map_structure(cut, y)), keras.tree.flatten(made), strict=True)
-                loss = (tf.add_n([loss_function(a, b) for a, b in pairs]) + sum(model.losses)) / count
+                if isinstance(y, dict):
+                    made = {name: made[name] for name in y}
+                targets = [] if y is None else keras.tree.flatten(keras.tree.map_structure(cut, y))
+                pairs = zip(targets, keras.tree.flatten(made) if targets else [], strict=True)
+                added = sum(tf.reduce_sum(tf.cast(item, tf.float32)) for item in model.losses)
+                loss = (sum(loss_function(a, b) for a, b in pairs) + added) / count
             gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
             for number, gradient in enumerate(gradients):
                 sums[number] += tf.convert_to_tensor(gradient).numpy()
@@ -178,7 +216,8 @@ def compare(family: Any, optimizer: Any, **options: Any) -> dict[str, float]:
     model, x, y = family()
     start = [weight.copy() for weight in model.get_weights()]
     piped = clary_parallel.pipeline(model, microbatches=MICROBATCHES, **options)
-    piped.compile(optimizer(), dict.fromkeys(y, "mse") if isinstance(y, dict) else "mse")
+    losses = dict.fromkeys(y, "mse") if isinstance(y, dict) else "mse"
+    piped.compile(optimizer(), None if y is None else losses)
     history = piped.fit(x, y, batch_size=BATCH, epochs=STEPS, shuffle=False, verbose=0)
     trained = [weight.copy() for weight in model.get_weights()]
     predicted = keras.tree.flatten(piped.predict(x, verbose=0, batch_size=BATCH))
@@ -207,6 +246,17 @@ def main() -> None:
     if sys.argv[2] == "families":
         for family in FAMILIES:
             found[family.__name__] = compare(family, lambda: keras.optimizers.SGD(0.05, momentum=0.9), partitions=parts)
+    elif sys.argv[2] == "regularised":
+        both: list[tuple[Any, dict[str, Any]]] = [
+            (regularised, {"schedule": "simple"}),
+            (regularised, {"schedule": "interleaved", "virtual": 2, "recompute": True}),
+            (regularised, {"schedule": "zero_bubble"}),
+            (only_regularised, {"schedule": "interleaved"}),
+            (only_regularised, {"schedule": "zero_bubble"}),
+        ]
+        for family, options in both:
+            name = " ".join([family.__name__, *map(str, options.values())])
+            found[name] = compare(family, lambda: keras.optimizers.SGD(0.1, momentum=0.9), partitions=parts, **options)
     else:
         cases: list[tuple[str, dict[str, Any], Any, Any]] = [
             ("simple", {}, dense_with_skips, lambda: keras.optimizers.SGD(0.05, global_clipnorm=0.3)),

@@ -21,6 +21,7 @@ from smp_cases import (  # noqa: E402
     in_one_process,
     labels,
     loss_object,
+    losses_of_layers_train_as_in_one_process,
     raises,
     run_cases,
     same,
@@ -78,6 +79,7 @@ def ranks_talk():
 @case
 def a_subclassed_model_trains_as_in_one_process():
     model, plain = twins()
+    model.profile(images)
     train_step = train_step_of(model, keras.optimizers.Adam(0.01, epsilon=1e-3))
     expected, _ = in_one_process(plain, keras.optimizers.Adam(0.01, epsilon=1e-3), 4)
     losses = []
@@ -288,6 +290,11 @@ def tapes_regularisation_and_variables_of_ones_own():
             variable.assign_sub(0.1 * gradient)
     same(model.get_weights(), plain.get_weights())
     same([scale], [plain_scale])
+
+
+@case
+def losses_of_layers_count_over_all_partitions():
+    losses_of_layers_train_as_in_one_process()
 
 
 @case
@@ -504,6 +511,9 @@ def a_checkpoint_is_whole_and_training_goes_on_from_it():
     assert path.endswith("ckpt-3")
     assert [name.rsplit("-")[-1] for name in manager.checkpoints] == ["2", "3"]
     after = [float(train_step(images, labels)[0]) for _ in range(3)]
+    assert manager.restore(restore_prefix="ckpt-1") is None
+    assert manager.restore(restore_prefix="ckpt-2").endswith("ckpt-2")
+    assert int(manager.checkpoint.epoch) == 2
     epoch.assign(99)
     assert manager.restore() == path == manager.latest_checkpoint
     assert int(epoch) == 3

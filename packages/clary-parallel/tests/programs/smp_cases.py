@@ -96,11 +96,13 @@ def in_one_process(model, optimizer, steps, x=images, y=labels, loss_of=None):
     return losses, first
 
 
-def train_step_of(model, optimizer, clip=None):
+def train_step_of(model, optimizer, clip=None, losses_of_layers=False):
     @smp.step
     def get_gradients(x, y):
         predictions = model(x, training=True)
         loss = loss_object(y, predictions)
+        if losses_of_layers:
+            loss += tf.add_n(model.losses)
         return optimizer.get_gradients(loss, model.trainable_variables), loss, predictions
 
     @tf.function
@@ -113,6 +115,58 @@ def train_step_of(model, optimizer, clip=None):
         return loss.reduce_mean(), predictions.merge()
 
     return train_step
+
+
+class Pull(keras.layers.Layer):
+    """Adds a loss of its own that is no scalar, and one of its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.pull = keras.regularizers.L1(0.03)
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", regularizer=self.pull)
+
+    def call(self, x):
+        self.add_loss(0.1 * tf.reduce_mean((x * self.scale - 0.3) ** 2, axis=0))
+        return x * self.scale
+
+
+def regularised(base, only_losses):
+    """A model with losses of weights, activities and layers in both partitions; perhaps with no other losses."""
+
+    class Regularised(base):
+        def __init__(self):
+            super().__init__()
+            self.flatten = keras.layers.Flatten()
+            self.first = keras.layers.Dense(8, "tanh", activity_regularizer=keras.regularizers.L2(0.05))
+            self.pulls = [Pull(), Pull()]
+            self.second = keras.layers.Dense(8, "tanh", kernel_regularizer="l2", bias_regularizer="l1")
+            self.last = keras.layers.Dense(3, activity_regularizer="l1")
+
+        def call(self, x, training=None):
+            x = self.pulls[0](self.first(self.flatten(x)))
+            with smp.partition(1):
+                x = self.last(self.pulls[1](self.second(x)))
+                return tf.stop_gradient(x) if only_losses else x
+
+    return Regularised
+
+
+def losses_of_layers_train_as_in_one_process():
+    for only_losses in (False, True):
+        model, plain = twins(regularised(smp.DistributedModel, only_losses), regularised(keras.Model, only_losses))
+        train_step = train_step_of(model, keras.optimizers.SGD(0.2, momentum=0.9), losses_of_layers=True)
+
+        def with_losses(plain, y, predictions):
+            return loss_object(y, predictions) + sum(tf.reduce_sum(item) for item in plain.losses)
+
+        losses = [float(train_step(images, labels)[0]) for _ in range(3)]
+        expected, _ = in_one_process(plain, keras.optimizers.SGD(0.2, momentum=0.9), 3, loss_of=with_losses)
+        same(losses, expected)
+        same(model.get_weights(), plain.get_weights())
+        held = smp.allgather(len(model.trainable_variables), smp.MP_GROUP)
+        assert min(held) > 0
 
 
 def twins(make=Net, plain=PlainNet):

@@ -10,7 +10,16 @@ import horovod.tensorflow as hvd  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from smp_cases import case, images, in_one_process, labels, loss_object, run_cases, same  # noqa: E402
+from smp_cases import (  # noqa: E402
+    case,
+    images,
+    in_one_process,
+    labels,
+    loss_object,
+    losses_of_layers_train_as_in_one_process,
+    run_cases,
+    same,
+)
 
 assert "SM_HP_MP_PARAMETERS" in os.environ
 
@@ -76,6 +85,11 @@ def pins_hold_and_replicas_train_as_one_process_with_both_halves():
     assert len(names) == (4 if smp.mp_rank() == 0 else 2), names
     in_one_process(plain, keras.optimizers.SGD(0.3), 3)
     same(model.get_weights(), plain.get_weights())
+
+
+@case
+def losses_of_layers_count_over_all_partitions():
+    losses_of_layers_train_as_in_one_process()
 
 
 @case

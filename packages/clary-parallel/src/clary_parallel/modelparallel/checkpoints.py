@@ -59,6 +59,11 @@ class CheckpointManager:
         return self._directory
 
     @property
+    def checkpoint(self) -> Any:
+        """The `tf.train.Checkpoint` that is saved and restored."""
+        return self._checkpoint
+
+    @property
     def latest_checkpoint(self) -> str | None:
         """The newest checkpoint's path, as the first rank sees it. Collective."""
         here = job.current().world
@@ -93,15 +98,16 @@ class CheckpointManager:
         self._checkpoint.save_counter.assign_add(1)
         return here.world.broadcast_object(path, 0)
 
-    def restore(self, save_path: str | None = None) -> str | None:
+    def restore(self, save_path: str | None = None, restore_prefix: str | None = None) -> str | None:
         """Restore a checkpoint; return its path, or None if there is none. Collective.
 
         Before the first step this only remembers it: the model is restored when it is parted, before its first forward.
 
         Args:
             save_path: Which one; by default the newest.
+            restore_prefix: Which one, by its name in the directory ("ckpt-2").
         """
-        path = save_path or self.latest_checkpoint
+        path = save_path or (self._named(restore_prefix) if restore_prefix else self.latest_checkpoint)
         if path is None:
             return None
         if all(model.parts().parted for model in self._models()):
@@ -113,6 +119,11 @@ class CheckpointManager:
     def restore_or_initialize(self) -> str | None:
         """The same as `restore`: what is not restored is initialised already."""
         return self.restore()
+
+    def _named(self, name: str) -> str | None:
+        """The path of the checkpoint of this name, if the first rank sees it. Collective."""
+        here, path = job.current().world, str(Path(self._directory) / name)
+        return here.broadcast_object(path if here.rank == 0 and Path(f"{path}.index").exists() else None, 0)
 
     def _models(self) -> list[Any]:
         return [child for child in self._children.values() if isinstance(child, DistributedModel)]

@@ -62,6 +62,13 @@ def start(given: Mapping[str, Any] | None = None) -> Job:
     place_of_mine = mine.index(everyone.rank)
     model = _group(everyone, mine)
     replicas = _group(everyone, [group[place_of_mine] for group in groups])
+    everyone.call_ranks(
+        {
+            rank: f"partition {partition} of replica {replica}" if len(groups) > 1 else f"partition {partition}"
+            for replica, group in enumerate(groups)
+            for partition, rank in enumerate(group)
+        }
+    )
     world.join(replicas if parameters.horovod else everyone)
     _job = Job(parameters, everyone, model, replicas, tuple(tuple(group) for group in groups))
     return _job

@@ -1,12 +1,14 @@
 """Calls of Keras 2 and of TensorFlow that scripts for SageMaker's library make, on Keras 3.
 
-`install` adds what Keras 3 has no more (get_gradients, reset_states, variables()), and lets norms over all gradients
-count the gradients of all partitions.
+`install` adds what Keras 3 has no more (get_gradients, reset_states, variables(), schedules without a name), and lets
+norms over all gradients count the gradients of all partitions.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +42,7 @@ def install() -> None:
     _let_apply_nothing()
     _clip_over_partitions()
     _agree_on_overflow()
+    _let_schedules_have_no_name()
     keras.metrics.Metric.reset_states = _reset_states
     _tapes_of_steps()
 
@@ -69,6 +72,24 @@ def _make_callable() -> None:
         return _Variables(plain(optimizer))
 
     _Optimizer.variables = property(variables)
+
+
+def _let_schedules_have_no_name() -> None:
+    """In Keras 2 learning-rate schedules could be given name=None."""
+    for schedule in vars(keras.optimizers.schedules).values():
+        if isinstance(schedule, type) and "name" in inspect.signature(schedule).parameters:
+            _name_by_default(schedule)
+
+
+def _name_by_default(schedule: Any) -> None:
+    plain: Any = schedule.__init__
+
+    @functools.wraps(plain)
+    def begin(self: Any, *arguments: Any, **options: Any) -> None:
+        plain(self, *arguments, **options)
+        self.name = self.name or schedule.__name__
+
+    schedule.__init__ = begin
 
 
 def _let_apply_nothing() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ class _Holder:
     def __init__(self) -> None:
         self.parts: Parts | None = None
         self.whole = False
+        self.at_parting: list[Callable[[], Any]] = []
 
 
 class DistributedModel(_Model):
@@ -55,6 +58,7 @@ class DistributedModel(_Model):
             self._inner = inputs
         elif inputs is not None or outputs is not None:
             self._inner = keras.Model(inputs, outputs)
+        self.built = self._inner is not None and self._inner.built
 
     def call(self, *arguments: Any, **options: Any) -> Any:
         """The functional model's call; a subclass has its own."""
@@ -119,7 +123,14 @@ class DistributedModel(_Model):
 
     @property
     def losses(self) -> list[Any]:
-        """Regularisation losses of this rank's variables, for a step function to add to its loss."""
+        """Losses of weights, activities and `add_loss`, for a step function to add to its loss.
+
+        After the model's call in a step: one number, the sum over all partitions. Elsewhere those of the weights of
+        this rank.
+        """
+        step = tracing.current()
+        if step is not None and step.parts is not None and step.parts is self._smp.parts:
+            return [step.added_losses()]
         return [item.regularizer(item) for item in self.trainable_variables if getattr(item, "regularizer", None)]
 
     def whole_variables(self) -> list[Any]:
@@ -167,12 +178,25 @@ class DistributedModel(_Model):
                     super().save_weights(filepath, *arguments, **options)
         here.world.barrier()
 
+    def load_weights(self, filepath: Any, *arguments: Any, **options: Any) -> None:
+        """Load weights that any number of partitions saved, or one process; each rank takes what it holds.
+
+        Of a subclassed model before its first step this only remembers the file: it is loaded when the model is parted.
+        """
+        if self.built:
+            super().load_weights(filepath, *arguments, **options)
+        else:
+            self._smp.at_parting.append(functools.partial(super().load_weights, filepath, *arguments, **options))
+
     def save(self, *arguments: Any, **options: Any) -> None:
         """Not offered: a parted model is saved as a SavedModel, or its weights are."""
         raise NotOffered(
             "smp.DistributedModel.save is not offered: use save_model(path) for a SavedModel, save_weights(path), or "
             "smp.CheckpointManager."
         )
+
+    def profile(self, *arguments: Any, **options: Any) -> None:
+        """Nothing: with "optimize": "speed" the model is measured when it is parted. Scripts call it before."""
 
     def whole(self) -> Any:
         """The whole model as an ordinary functional Keras model, with the weights that this rank holds."""
@@ -198,6 +222,8 @@ class DistributedModel(_Model):
 
     def _when_parted(self) -> None:
         self.built = True
+        for action in self._smp.at_parting:
+            action()
         hooks.run()
 
     def _takes_training(self) -> bool:

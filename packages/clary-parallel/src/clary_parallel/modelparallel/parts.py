@@ -7,7 +7,7 @@ training) is traced anew, and keeps every layer in its partition.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from clary_parallel.analyse.keras_model import TracedModel
 from clary_parallel.frameworks import keras, tf
 from clary_parallel.modelparallel.calls import Call, Called, order_of_inputs, rest_of
 from clary_parallel.modelparallel.job import Job
+from clary_parallel.modelparallel.stage_network import StageNetwork
 from clary_parallel.modelparallel.tensorflow_calls import as_layers
 from clary_parallel.partitioning import Plan, describe_plan, make_plan
 from clary_parallel.pipelining import held
@@ -42,6 +43,23 @@ class Way:
     traced: TracedModel
     layouts: tuple[StageLayout, ...]
     order: tuple[int, ...]
+
+    def with_losses(self) -> Way:
+        """The same, with one more output: what layers of all stages add as losses, which each stage adds up further."""
+        total = keras.KerasTensor((), "float32", name="losses")
+
+        def carrying(layout: StageLayout) -> StageLayout:
+            before = (total,) if layout.number else ()
+            return replace(
+                layout,
+                takes=layout.takes + before,
+                gives=(*layout.gives, total),
+                uses=layout.uses + before,
+                makes=(*layout.makes, total),
+                network=layout.network.with_losses(len(layout.uses) if before else None),
+            )
+
+        return replace(self, layouts=tuple(carrying(layout) for layout in self.layouts))
 
 
 class Parts:
@@ -126,7 +144,7 @@ class Parts:
                     variable is known for known, _ in self._stages
                 ):
                     self._stages.append((variable, layout.number))
-            layouts.append(replace(layout, network=_Network(layout.network, call.training)))
+            layouts.append(replace(layout, network=StageNetwork(layout.network, call.training)))
         self._hold_own()
         return Way(traced, tuple(layouts), order)
 
@@ -244,29 +262,3 @@ class _Subclassed:
 def parts_of(user: Any, inner: Any, job: Job, ready: Callable[[], None]) -> Parts:
     """The parts of a user's model, or of the functional or Sequential model that it was made from."""
     return Parts(_Subclassed(user) if inner is None else inner, job, ready)
-
-
-class _Network:
-    """A stage's network at one way of calling the model: training or not is settled, and layers add no losses."""
-
-    def __init__(self, network: Any, training: bool) -> None:
-        self._network, self._training = network, training
-        self.losses: list[Any] = []
-
-    @property
-    def trainable_variables(self) -> list[Any]:
-        """The network's."""
-        return self._network.trainable_variables
-
-    @property
-    def non_trainable_variables(self) -> list[Any]:
-        """The network's."""
-        return self._network.non_trainable_variables
-
-    @property
-    def variables(self) -> list[Any]:
-        """The network's."""
-        return self._network.variables
-
-    def __call__(self, inputs: Sequence[Any], training: bool | None = None) -> Any:
-        return self._network(inputs, training=self._training)

@@ -31,6 +31,7 @@ class Tracing:
         self.way: Way | None = None
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
+        self.losses: Any = None
         self.loss: Any = None
         self.seeds: list[Any] = []
         self.gradients: list[tuple[Any, Any]] = []
@@ -70,6 +71,16 @@ class Tracing:
                 shape[0] = self.microbatch
             self.outputs.append(tf.compat.v1.placeholder(tensor.dtype, shape))
         return keras.tree.pack_sequence_as(way.traced.structure, self.outputs)
+
+    def added_losses(self) -> Any:
+        """The sum of the losses that the model's layers add: one more output of the model, the last one."""
+        if self.losses is None:
+            assert self.way is not None
+            self.way = self.way.with_losses()
+            with self.graph.as_default():
+                self.losses = tf.compat.v1.placeholder(tf.float32, ())
+            self.outputs.append(self.losses)
+        return self.losses
 
     def knows(self, variable: Any) -> bool:
         """Whether a variable is of the model that is called here."""

@@ -21,7 +21,8 @@ class WholeOptimizer:
         optimizer: It; its state of this rank's variables is the user's optimizer's own, not a copy.
         slots: Pairs of a variable of its state and the rank that holds it, in the same order on every rank. It is
             absent on the others.
-        shared: Its other variables (the number of steps, the learning rate), which every rank has, and the user's.
+        shared: Its other variables (the number of steps, the learning rate), which every rank has, and the user's; the
+            variable itself where the user's has none for it.
     """
 
     optimizer: Any
@@ -65,7 +66,8 @@ def whole_optimizer(optimizer: Any, ranks: Transport) -> WholeOptimizer | None:
     for reference, item in zip(references, like.variables, strict=True):
         real = mine.get(reference)
         if reference[0] == 0:
-            shared.append((item, real))
+            # Adafactor makes placeholders, one for each bias: a rank has those of its own only.
+            shared.append((item, item if real is None else real))
             continue
         if real is not None:
             held.give(item, real._value)

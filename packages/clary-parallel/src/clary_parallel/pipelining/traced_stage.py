@@ -158,6 +158,11 @@ def trace_stage(code: StageCode, takes: tuple[Crossing, ...], feed: Feed, own: l
     return _cut(code, concrete, arguments, seen, takes)
 
 
+def sum_of_losses(losses: Sequence[Any]) -> Any:
+    """Losses that layers add, as Keras counts them: each summed up, whatever its shape and type."""
+    return sum((tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in losses), tf.zeros(()))
+
+
 def _cut(code: StageCode, concrete: Any, arguments: list[Any], seen: _Seen, takes: tuple[Crossing, ...]) -> Compiled:
     """The traced graph as phases."""
     effects = [op for op in concrete.graph.control_outputs if op.name in seen.forward_operations]
@@ -209,8 +214,7 @@ def _forward(
     made = layout.network([values[id(tensor)] for tensor in layout.uses] + inputs, training=code.training)
     for tensor, value in zip(layout.makes, keras.tree.flatten(made), strict=True):
         values[id(tensor)] = value
-    added = layout.network.losses
-    own_loss = tf.cast(tf.add_n(added), tf.float32) * share if added else tf.zeros(())
+    own_loss = sum_of_losses(layout.network.losses) * share
     if code.loss is not None:
         outputs = [values[id(tensor)] for tensor in layout.gives]
         labels, weights = targets[: len(feed.targets)], targets[len(feed.targets) :]

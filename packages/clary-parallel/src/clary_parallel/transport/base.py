@@ -35,7 +35,7 @@ was printed. A killed process is noticed by the launcher (mpirun: at once), not 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 import numpy as np
@@ -162,6 +162,10 @@ class Transport(Protocol):
         Collective over this transport: every rank calls it, and all with the same list, or with lists that do not
         overlap (then each list becomes a group: `group([0, 1])` on two ranks while the others call `group([2, 3])`).
         """
+        ...
+
+    def call_ranks(self, roles: Mapping[int, str]) -> None:
+        """Say what ranks do in the job, for the message when one does not come; a transport may leave it out."""
         ...
 
     def abort(self, reason: str) -> NoReturn:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -161,6 +161,9 @@ class InProcessTransport:
             return None
         place = self._place.part(self._calls, wanted)
         return InProcessTransport(place, wanted.index(self._rank), self._patience)
+
+    def call_ranks(self, roles: Mapping[int, str]) -> None:
+        """Nothing: its ranks are threads of one program."""
 
     def abort(self, reason: str) -> NoReturn:
         self._place.shared.fail(reason)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -201,6 +201,10 @@ class MpiTransport:
         members = tuple(self._members[rank] for rank in wanted)
         name = f"{self._name}/{self._groups}:{','.join(map(str, members))}"
         return MpiTransport(self._mpi, part, members, name, self._patience, self._watch)
+
+    def call_ranks(self, roles: Mapping[int, str]) -> None:
+        if self._watch is not None:
+            self._watch.roles.update({self._members[rank]: role for rank, role in roles.items()})
 
     def abort(self, reason: str) -> NoReturn:
         print(f"clary_parallel: rank {self._members[self._rank]}: {reason}", file=sys.stderr, flush=True)

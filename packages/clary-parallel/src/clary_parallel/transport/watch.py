@@ -36,11 +36,12 @@ class Doing:
 
 
 class Watch:
-    """The watching thread of one process. Peers are world ranks."""
+    """The watching thread of one process. Peers are world ranks; `roles` says what messages call them besides."""
 
     def __init__(self, rank: int, patience: float, board: tuple[str, int, str] | None) -> None:
         self.rank = rank
         self.patience = patience
+        self.roles: dict[int, str] = {}
         self._board = board
         self._inside: dict[int, Doing] = {}  # By thread.
         self._begun: dict[str, int] = {}  # How many collectives of each group this process began.
@@ -92,8 +93,11 @@ class Watch:
         ]
         # All have come to the call, so one of them must have stopped in the middle of it.
         late = late or [rank for rank in doing.peers if states.get(rank, {"age": 1e9})["age"] > self.patience / 2]
-        told = "; ".join(_described(rank, states.get(rank)) for rank in late)
+        told = "; ".join(_described(self._named(rank), states.get(rank)) for rank in late)
         return f"{waiting} for rank {_listed(tuple(late) or doing.peers)}. {told}".rstrip()
+
+    def _named(self, rank: int) -> str:
+        return f"{rank} ({self.roles[rank]})" if rank in self.roles else str(rank)
 
     def _tell(self) -> None:
         doing = self._longest()
@@ -176,7 +180,7 @@ def end_process(reason: str, code: int, before: Callable[[], None] | None = None
     os._exit(code)
 
 
-def _described(rank: int, state: Any) -> str:
+def _described(rank: str, state: Any) -> str:
     if state is None:
         return f"Rank {rank} was never heard of"
     doing = f"in {state['call']}" if state["call"] else f"in none of our calls; its last was {state['last']}"

@@ -50,3 +50,7 @@ def test_xla_is_shown_the_compiler_where_it_would_not_look(tmp_path: Path) -> No
 def test_an_image_for_the_cpu_has_neither(tmp_path: Path) -> None:
     image = resolve("tensorflow-training:2.13-cpu", gpu=True)
     assert build._library_paths(tmp_path, _SITE_PACKAGES, image) == ()
+
+
+def test_an_image_without_them_has_the_variable_too_for_scripts_that_read_it(tmp_path: Path) -> None:
+    assert _environment(tmp_path, "2.19-cpu")["LD_LIBRARY_PATH"] == str(tmp_path / "lib")

@@ -54,6 +54,11 @@ class CheckpointManager:
                 )
 
     @property
+    def checkpoint(self) -> Any:
+        """The `tf.train.Checkpoint` that is saved."""
+        return self._checkpoint
+
+    @property
     def directory(self) -> str:
         """Where checkpoints are written."""
         return self._directory
@@ -93,15 +98,16 @@ class CheckpointManager:
         self._checkpoint.save_counter.assign_add(1)
         return here.world.broadcast_object(path, 0)
 
-    def restore(self, save_path: str | None = None) -> str | None:
+    def restore(self, save_path: str | None = None, restore_prefix: str | None = None) -> str | None:
         """Restore a checkpoint; return its path, or None if there is none. Collective.
 
         Before the first step this only remembers it: the model is restored when it is parted, before its first forward.
 
         Args:
             save_path: Which one; by default the newest.
+            restore_prefix: Which one of the directory, by its name ("ckpt-2"); None is returned if it is not there.
         """
-        path = save_path or self.latest_checkpoint
+        path = save_path or (self._named(restore_prefix) if restore_prefix else self.latest_checkpoint)
         if path is None:
             return None
         if all(model.parts().parted for model in self._models()):
@@ -113,6 +119,11 @@ class CheckpointManager:
     def restore_or_initialize(self) -> str | None:
         """The same as `restore`: what is not restored is initialised already."""
         return self.restore()
+
+    def _named(self, name: str) -> str | None:
+        here = job.current().world
+        path = str(Path(self._directory) / name)
+        return path if here.broadcast_object(here.rank == 0 and tf.io.gfile.exists(f"{path}.index"), 0) else None
 
     def _models(self) -> list[Any]:
         return [child for child in self._children.values() if isinstance(child, DistributedModel)]

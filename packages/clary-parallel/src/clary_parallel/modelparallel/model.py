@@ -138,6 +138,12 @@ class DistributedModel(_Model):
         if plan is not None:
             options.get("print_fn", print)(describe_plan(plan))
 
+    def profile(self, *arguments: Any, **options: Any) -> None:
+        """Take an example of the model's input, as older releases of the library want it before the first step.
+
+        Nothing is learned from it here: the first step has the shapes, and with "optimize": "speed" measures the times.
+        """
+
     def save_model(self, save_path: str = "/opt/ml/model") -> None:
         """Write the whole model with its current weights as a SavedModel. Collective; the first rank writes.
 

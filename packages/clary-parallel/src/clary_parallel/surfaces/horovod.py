@@ -23,6 +23,8 @@ from clary_parallel.data.world import is_initialized, local_rank, local_size, ra
 from clary_parallel.errors import NotOffered, no_such_name
 from clary_parallel.frameworks import tf
 from clary_parallel.older_pythons import pairwise
+from clary_parallel.surfaces import horovod_elastic as elastic
+from clary_parallel.surfaces.horovod_sessions import BroadcastGlobalVariablesHook, broadcast_global_variables
 from clary_parallel.surfaces.keras_habits import accept_older_scripts
 from clary_parallel.transport.base import Operation
 
@@ -33,14 +35,8 @@ Max = "max"
 global_process_set = "all ranks"
 
 NOT_OFFERED = {
-    "elastic": "jobs do not grow or shrink while they run. Save checkpoints and start the job again with other ranks: "
-    "BackupAndRestore does both in Keras, and SageMaker's managed spot training restarts by itself.",
     "Adasum": "use op=Average or op=Sum; with many ranks, LearningRateWarmupCallback keeps training stable.",
     "Product": "use allgather and tf.reduce_prod.",
-    "BroadcastGlobalVariablesHook": "it is of TensorFlow 1's sessions. Use broadcast_variables after a step, or "
-    "callbacks.BroadcastGlobalVariablesCallback in Keras.",
-    "broadcast_global_variables": "it is of TensorFlow 1's sessions. Use "
-    "broadcast_variables(model.variables, root_rank=0).",
     "ProcessSet": "all ranks take part in each call. For groups: clary_parallel.data.world.transport().group().",
     "add_process_set": "all ranks take part in each call. For groups: clary_parallel.data.world.transport().group().",
     "reducescatter": "use allreduce and take the slice of this rank.",
@@ -211,11 +207,14 @@ def alltoall(tensor: Any, splits: Any = None, name: str | None = None, process_s
     return joined if splits is None else (joined, tf.constant([len(piece) for piece in received], tf.int32))
 
 
-def broadcast_variables(variables: Any, root_rank: int, process_set: Any = None, inplace: bool = False) -> None:
-    """Give every rank the root's values of some variables; inside tf.function when the graph runs."""
+def broadcast_variables(variables: Any, root_rank: int, process_set: Any = None, inplace: bool = False) -> Any:
+    """Give every rank the root's values of some variables; inside tf.function when the graph runs.
+
+    In a graph of TensorFlow 1, the operation that does so.
+    """
     _only_all_ranks(process_set)
     known: Any = variables() if callable(variables) else variables
-    _broadcast_variables(known, _root(root_rank))
+    return _broadcast_variables(known, _root(root_rank))
 
 
 def broadcast_object(
@@ -282,12 +281,12 @@ def DistributedOptimizer(  # noqa: N802 (Horovod's name)
     process_set: Any = None,
     scale_local_gradients: bool = True,
 ) -> Any:
-    """A Keras optimizer that averages its gradients over the ranks."""
+    """A Keras optimizer, or one of tf.compat.v1.train, that averages its gradients over the ranks."""
     _only_all_ranks(process_set)
-    if not hasattr(optimizer, "learning_rate"):
+    if not (hasattr(optimizer, "learning_rate") or isinstance(optimizer, tf.compat.v1.train.Optimizer)):
         raise NotOffered(
             f"DistributedOptimizer of {type(optimizer).__module__}.{type(optimizer).__name__} is not offered by Clary: "
-            "it takes Keras optimizers. For others, use DistributedGradientTape."
+            "it takes optimizers of Keras and of tf.compat.v1.train. For others, use DistributedGradientTape."
         )
     return distribute(
         optimizer,
@@ -340,11 +339,12 @@ def _only_all_ranks(process_set: Any) -> None:
 accept_older_scripts()
 
 __all__ = [
-    "Average", "Compression", "DistributedGradientTape", "DistributedOptimizer", "Max", "Min", "Sum",
-    "SyncBatchNormalization", "allgather", "allgather_object", "allreduce", "alltoall", "barrier", "broadcast",
-    "broadcast_object", "broadcast_object_fn", "broadcast_variables", "ccl_built", "cross_rank", "cross_size",
-    "cuda_built", "ddl_built", "global_process_set", "gloo_built", "gloo_enabled", "grouped_allgather",
-    "grouped_allreduce", "init", "is_homogeneous", "is_initialized", "join", "local_rank", "local_rank_op",
-    "local_size", "local_size_op", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "rank_op",
-    "rocm_built", "shutdown", "size", "size_op",
+    "Average", "BroadcastGlobalVariablesHook", "Compression", "DistributedGradientTape", "DistributedOptimizer",
+    "Max", "Min", "Sum", "SyncBatchNormalization", "allgather", "allgather_object", "allreduce", "alltoall",
+    "barrier", "broadcast", "broadcast_global_variables", "broadcast_object", "broadcast_object_fn",
+    "broadcast_variables", "ccl_built", "cross_rank", "cross_size", "cuda_built", "ddl_built", "elastic",
+    "global_process_set", "gloo_built", "gloo_enabled", "grouped_allgather", "grouped_allreduce", "init",
+    "is_homogeneous", "is_initialized", "join", "local_rank", "local_rank_op", "local_size", "local_size_op",
+    "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "rank_op", "rocm_built", "shutdown",
+    "size", "size_op",
 ]  # fmt: skip

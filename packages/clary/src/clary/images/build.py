@@ -111,6 +111,8 @@ def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
     environment = {**_AWS_ENVIRONMENT, "PATH": f"{root / 'bin'}:{_SYSTEM_PATH}"}
     if found.framework == "tensorflow":
         environment |= _TENSORFLOW_ENVIRONMENT
+        # Scripts read it as AWS's images have it; this folder holds no libraries of its own.
+        environment["LD_LIBRARY_PATH"] = str(root / "lib")
     if found.library_paths:
         environment["LD_LIBRARY_PATH"] = ":".join(str(root / path) for path in found.library_paths)
         environment |= _compiler_variables(root, found)

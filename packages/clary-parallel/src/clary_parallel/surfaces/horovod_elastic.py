@@ -85,7 +85,7 @@ class TensorFlowState(ObjectState):
     def save(self) -> None:
         """Keep the objects and the variables' values, for `restore`."""
         super().save()
-        self._values = [np.array(variable) for variable in self._variables()]
+        self._values = [np.array(tf.convert_to_tensor(variable)) for variable in self._variables()]
 
     def restore(self) -> None:
         """Go back to what was kept last."""

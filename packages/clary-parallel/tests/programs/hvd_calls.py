@@ -80,6 +80,35 @@ def allreduce_has_a_gradient():
 
 
 @case
+def whole_numbers_are_scaled_and_averaged_as_numbers():
+    x = tf.constant([3, 4]) * (rank + 1)
+    assert hvd.allreduce(x, op=hvd.Sum, prescale_factor=0.5).numpy().tolist() == [1 + 3, 2 + 4]
+    assert hvd.allreduce(x, op=hvd.Product).numpy().tolist() == [18, 32]
+    slices = tf.IndexedSlices(tf.constant([[4, 7]]), tf.constant([1]), tf.constant([2, 2]))
+    assert tf.convert_to_tensor(hvd.allreduce(slices)).numpy().tolist() == [[0, 0], [4, 6]]
+
+
+@case
+def gather_and_broadcast_have_gradients():
+    x = tf.constant([[1.0]] * (rank + 1))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        gathered = tf.reduce_sum(hvd.allgather(x) * tf.constant([[1.0], [2.0], [3.0]]) * (rank + 1.0))
+        sent = 5.0 * hvd.broadcast(x[:1], root_rank=1)
+    # Each rank's loss counts: with the weights 1 and 2 every row has three times its factor.
+    assert tape.gradient(gathered, x).numpy().tolist() == [[[3.0]], [[6.0], [9.0]]][rank]
+    assert tape.gradient(sent, x).numpy().tolist() == [[[0.0]], [[10.0], [0.0]]][rank]
+
+
+@case
+def each_rank_has_its_rows_of_the_sum():
+    x = tf.constant([[1.0], [2.0], [3.0]]) * (rank + 1)
+    assert hvd.reducescatter(x, op=hvd.Sum).numpy().tolist() == [[[3.0], [6.0]], [[9.0]]][rank]
+    (mean,) = tf.function(lambda: hvd.grouped_reducescatter([x[:2]]))()
+    assert mean.numpy().tolist() == [[[1.5]], [[3.0]]][rank]
+
+
+@case
 def gather_broadcast_alltoall():
     np.testing.assert_array_equal(hvd.allgather(tf.fill([rank + 1, 1], rank)), [[0], [1], [1]])
     assert float(hvd.broadcast(tf.constant(float(rank)), root_rank=1)) == 1
@@ -102,6 +131,8 @@ def broadcast_variables():
     hvd.broadcast_variables(variables, root_rank=1)
     assert float(variables[0]) == 1
     assert np.asarray(variables[1]).tolist() == [1, 1]
+    (same,) = hvd.broadcast_([tf.Variable([rank, 7])], root_rank=1)
+    assert same.numpy().tolist() == [1, 7]
     assert "no rank 5" in raises("ValueError", hvd.broadcast_variables, variables, 5)
 
 

@@ -78,6 +78,7 @@ def ranks_talk():
 @case
 def a_subclassed_model_trains_as_in_one_process():
     model, plain = twins()
+    model.profile(images)
     train_step = train_step_of(model, keras.optimizers.Adam(0.01, epsilon=1e-3))
     expected, _ = in_one_process(plain, keras.optimizers.Adam(0.01, epsilon=1e-3), 4)
     losses = []
@@ -507,6 +508,10 @@ def a_checkpoint_is_whole_and_training_goes_on_from_it():
     epoch.assign(99)
     assert manager.restore() == path == manager.latest_checkpoint
     assert int(epoch) == 3
+    assert manager.restore(restore_prefix="ckpt-7") is None
+    assert manager.restore(restore_prefix="ckpt-2").endswith("checkpoints/ckpt-2")
+    assert int(manager.checkpoint.epoch) == 2
+    manager.restore()
     same([float(train_step(images, labels)[0]) for _ in range(3)], after)
 
     # A new model takes it up before its first step.

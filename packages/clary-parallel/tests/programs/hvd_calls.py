@@ -217,6 +217,14 @@ def accumulated_passes_add_up():
 
 
 @case
+def metrics_are_reset_by_their_older_name():
+    mean = keras.metrics.Mean()
+    mean(3.0)
+    mean.reset_states()
+    assert float(mean.result()) == 0
+
+
+@case
 def keras_values():
     assert float(horovod.keras.allreduce(float(rank))) == 0.5
     assert float(horovod.keras.broadcast(float(rank), 1)) == 1

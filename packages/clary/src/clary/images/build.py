@@ -111,8 +111,6 @@ def _built(image: FrameworkImage, root: Path, found: ImageRecord) -> BuiltImage:
     environment = {**_AWS_ENVIRONMENT, "PATH": f"{root / 'bin'}:{_SYSTEM_PATH}"}
     if found.framework == "tensorflow":
         environment |= _TENSORFLOW_ENVIRONMENT
-        # As in AWS's images it names Open MPI's libraries; scripts of TensorFlow 1 read it.
-        environment["LD_LIBRARY_PATH"] = str(root / "lib")
     if found.library_paths:
         environment["LD_LIBRARY_PATH"] = ":".join(str(root / path) for path in found.library_paths)
         environment |= _compiler_variables(root, found)

@@ -49,3 +49,9 @@ def test_keras_2_is_refused_with_the_version_to_ask_for(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text(f"__version__ = {version!r}")
     ended = run("import smdistributed.modelparallel.tensorflow as smp", tmp_path, SOURCE, COMPAT)
     assert "TensorFlow 2.15.1 with Keras 2.15.0. Give the estimator framework_version='2.19'" in ended.stderr
+
+
+def test_a_python_that_is_too_old_is_refused_with_the_version_to_ask_for() -> None:
+    program = "import sys; sys.version_info = (3, 7, 16); import smdistributed.dataparallel.tensorflow as sdp"
+    ended = run(program, SOURCE, COMPAT)
+    assert "this image has Python 3.7. Give the estimator framework_version='2.8' and py_version='py39'" in ended.stderr

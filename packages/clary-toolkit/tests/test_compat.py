@@ -56,3 +56,18 @@ def test_the_environment_is_the_one_the_launcher_shows(version: str, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert (base / "output" / "data" / "ran").exists()
     assert json.loads((base / "input" / "config" / "hyperparameters.json").read_text())["sagemaker_program"]
+
+
+@pytest.mark.parametrize("version", ["3.7", "3.11"])
+def test_scripts_that_import_the_package_of_pipe_mode_run_in_file_mode(version: str) -> None:
+    program = """
+from sagemaker_tensorflow import PipeModeDataset
+try:
+    PipeModeDataset(channel="train", record_format="TFRecord")
+except Exception as error:
+    print(error)
+"""
+    variables = {**os.environ, "PYTHONPATH": f"{SOURCE}{os.pathsep}{SOURCE / 'clary_toolkit' / 'compat'}"}
+    ended = subprocess.run([find_python(version), "-c", program], env=variables, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "input_mode='File' or 'FastFile' and read the files of /opt/ml/input/data/train" in ended.stdout

@@ -6,6 +6,8 @@ import horovod.keras
 import horovod.tensorflow as hvd
 import keras
 import numpy as np
+import smdistributed.dataparallel
+import smdistributed.dataparallel.tensorflow as sdp
 import tensorflow as tf
 from rank_report import report
 
@@ -23,7 +25,7 @@ def raises(name, function, *arguments, **named):
     error = None
     try:
         function(*arguments, **named)
-    except (ValueError, AttributeError, RuntimeError) as raised:
+    except (ValueError, TypeError, AttributeError, RuntimeError) as raised:
         error = raised
     assert type(error).__name__ == name, error
     return str(error)
@@ -78,6 +80,35 @@ def allreduce_has_a_gradient():
 
 
 @case
+def whole_numbers_are_scaled_and_averaged_as_numbers():
+    x = tf.constant([3, 4]) * (rank + 1)
+    assert hvd.allreduce(x, op=hvd.Sum, prescale_factor=0.5).numpy().tolist() == [1 + 3, 2 + 4]
+    assert hvd.allreduce(x, op=hvd.Product).numpy().tolist() == [18, 32]
+    slices = tf.IndexedSlices(tf.constant([[4, 7]]), tf.constant([1]), tf.constant([2, 2]))
+    assert tf.convert_to_tensor(hvd.allreduce(slices)).numpy().tolist() == [[0, 0], [4, 6]]
+
+
+@case
+def gather_and_broadcast_have_gradients():
+    x = tf.constant([[1.0]] * (rank + 1))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        gathered = tf.reduce_sum(hvd.allgather(x) * tf.constant([[1.0], [2.0], [3.0]]) * (rank + 1.0))
+        sent = 5.0 * hvd.broadcast(x[:1], root_rank=1)
+    # Each rank's loss counts: with the weights 1 and 2 every row has three times its factor.
+    assert tape.gradient(gathered, x).numpy().tolist() == [[[3.0]], [[6.0], [9.0]]][rank]
+    assert tape.gradient(sent, x).numpy().tolist() == [[[0.0]], [[10.0], [0.0]]][rank]
+
+
+@case
+def each_rank_has_its_rows_of_the_sum():
+    x = tf.constant([[1.0], [2.0], [3.0]]) * (rank + 1)
+    assert hvd.reducescatter(x, op=hvd.Sum).numpy().tolist() == [[[3.0], [6.0]], [[9.0]]][rank]
+    (mean,) = tf.function(lambda: hvd.grouped_reducescatter([x[:2]]))()
+    assert mean.numpy().tolist() == [[[1.5]], [[3.0]]][rank]
+
+
+@case
 def gather_broadcast_alltoall():
     np.testing.assert_array_equal(hvd.allgather(tf.fill([rank + 1, 1], rank)), [[0], [1], [1]])
     assert float(hvd.broadcast(tf.constant(float(rank)), root_rank=1)) == 1
@@ -100,6 +131,8 @@ def broadcast_variables():
     hvd.broadcast_variables(variables, root_rank=1)
     assert float(variables[0]) == 1
     assert np.asarray(variables[1]).tolist() == [1, 1]
+    (same,) = hvd.broadcast_([tf.Variable([rank, 7])], root_rank=1)
+    assert same.numpy().tolist() == [1, 7]
     assert "no rank 5" in raises("ValueError", hvd.broadcast_variables, variables, 5)
 
 
@@ -184,6 +217,14 @@ def accumulated_passes_add_up():
 
 
 @case
+def metrics_are_reset_by_their_older_name():
+    mean = keras.metrics.Mean()
+    mean(3.0)
+    mean.reset_states()
+    assert float(mean.result()) == 0
+
+
+@case
 def keras_values():
     assert float(horovod.keras.allreduce(float(rank))) == 0.5
     assert float(horovod.keras.broadcast(float(rank), 1)) == 1
@@ -191,15 +232,97 @@ def keras_values():
 
 
 @case
+def sessions_train_on_averaged_gradients_from_the_roots_variables():
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        weight = v1.get_variable("weight", initializer=tf.constant([float(rank), 2.0 * rank]))
+        share = v1.placeholder(tf.float32, [2])
+        loss = tf.reduce_sum(weight * share)
+        train = hvd.DistributedOptimizer(v1.train.GradientDescentOptimizer(1.0)).minimize(loss)
+        mean = hvd.allreduce(loss)
+        hooks = [hvd.BroadcastGlobalVariablesHook(1)]
+        with v1.train.MonitoredTrainingSession(hooks=hooks) as session:
+            assert session.run(weight).tolist() == [1, 2]
+            feed = {share: [1.0 + rank, 0.0]}
+            # The mean is no part of the step: running one leaves the other out.
+            assert session.run(mean, feed) == 1.5
+            assert session.run(weight).tolist() == [1, 2]
+            session.run(train, feed)
+            assert session.run(weight).tolist() == [-0.5, 2]
+        with v1.Session() as session:
+            session.run(v1.global_variables_initializer())
+            session.run(hvd.broadcast_global_variables(0))
+            assert session.run(weight).tolist() == [0, 0]
+
+
+@case
+def elastic_state_is_that_of_the_first_rank_and_can_be_restored():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(horovod.keras.DistributedOptimizer(keras.optimizers.SGD(0.1, momentum=0.9)), "mse")
+    model.fit(np.full((4, 2), rank + 1.0), np.ones((4, 1)), verbose=0)
+    state = horovod.keras.elastic.KerasState(model, epoch=rank + 3, batch=0)
+    called = []
+    state.register_reset_callbacks([lambda: called.append("reset")])
+
+    @hvd.elastic.run
+    def train(state, epochs):
+        assert state.epoch == 3
+        assert len({str(weights) for weights in hvd.allgather_object(model.get_weights())}) == 1
+        callbacks = [
+            horovod.keras.elastic.UpdateEpochStateCallback(state),
+            horovod.keras.elastic.UpdateBatchStateCallback(state),
+            horovod.keras.elastic.CommitStateCallback(state),
+        ]
+        model.fit(np.ones((8, 2)), np.ones((8, 1)), batch_size=4, epochs=epochs, callbacks=callbacks, verbose=0)
+        return model.get_weights()
+
+    trained = train(state, epochs=2)
+    assert (state.epoch, state.batch, called) == (5, 0, [])
+    model.set_weights([np.zeros_like(weights) for weights in trained])
+    state.epoch = 9
+    state.restore()
+    assert state.epoch == 5
+    for mine, kept in zip(model.get_weights(), trained, strict=True):
+        np.testing.assert_array_equal(mine, kept)
+    variable = tf.Variable(float(rank))
+    both = hvd.elastic.TensorFlowState([variable], step=rank)
+    both.sync()
+    assert (float(variable), both.step) == (0, 0)
+
+
+@case
+def the_best_model_is_kept():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+    model.compile(horovod.keras.DistributedOptimizer(keras.optimizers.SGD(0.01)), "mse")
+    path = f"best-{rank}.keras"
+    best = horovod.keras.callbacks.BestModelCheckpoint(filepath=path, monitor="loss")
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=2, callbacks=[best], verbose=0)
+    np.testing.assert_array_equal(keras.saving.load_model(path).get_weights()[0], model.get_weights()[0])
+    assert "filepath" in raises("ValueError", horovod.keras.callbacks.BestModelCheckpoint)
+
+
+@case
+def sagemakers_calls():
+    assert sdp.get_worker_comm().gather(rank, root=0) == [[0, 1], None][rank]
+    gradient = tf.constant([float(rank)])
+    assert sdp.allreduce(gradient, 0, 1).numpy().tolist() == [0.5]
+    assert sdp.allreduce(grad=gradient, param_index=0, num_params=1).numpy().tolist() == [0.5]
+    assert "one tensor" in raises("TypeError", sdp.allreduce, param_index=0, num_params=1)
+    assert smdistributed.dataparallel.__version__.endswith("clary")
+
+
+@case
 def what_is_not_offered_names_the_alternative():
-    assert "checkpoints" in raises("NotOffered", lambda: hvd.elastic)
-    assert "BackupAndRestore" in raises("NotOffered", lambda: horovod.keras.elastic)
     assert "op=Average" in raises("NotOffered", lambda: hvd.Adasum)
     assert "horovod.tensorflow or horovod.keras" in raises("NotOffered", lambda: horovod.torch)
-    assert "BackupAndRestore" in raises("NotOffered", lambda: horovod.keras.callbacks.CommitStateCallback)
-    assert "use DistributedGradientTape" in raises(
-        "NotOffered", hvd.DistributedOptimizer, tf.compat.v1.train.AdamOptimizer()
+    assert "elastic.CommitStateCallback" in raises(
+        "AttributeError", lambda: horovod.keras.callbacks.CommitStateCallback
     )
+    assert "use DistributedGradientTape" in raises("NotOffered", hvd.DistributedOptimizer, object())
+    assert "at each step" in raises(
+        "NotOffered", hvd.DistributedOptimizer, tf.compat.v1.train.AdamOptimizer(), backward_passes_per_step=2
+    )
+    assert "broadcast_variables" in raises("RuntimeError", hvd.broadcast_global_variables, 0)
     assert "not_a_name" in raises("AttributeError", lambda: hvd.not_a_name)
 
 

@@ -58,6 +58,7 @@ class GradientReducer:
         """The gradients' means over the ranks; None stays None. Called by all ranks with the same shapes."""
         if world.size() == 1 and not self.check_finite:
             return list(gradients)
+        graph.begin_call()
         names = list(names) if names is not None else [f"gradient {index}" for index in range(len(gradients))]
         weight = self.weight_now() if weight is None else weight
         results: list[Tensor | None] = list(gradients)

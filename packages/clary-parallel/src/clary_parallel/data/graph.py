@@ -2,11 +2,14 @@
 
 A collective in a graph is a `numpy_function`: measured on two processes, one call on a fused buffer is within 5 to 10 %
 of a compiled operation, and needs no compiler. Ranks must run collectives in one order, but a graph's operations run in
-any; so each collective of a graph waits for the one that was traced before it.
+any; so each collective of a function waits for the one that was traced before it. A graph of TensorFlow 1 is run in
+parts: there the exchanges of one call wait for each other, and calls are independent (`begin_call`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,16 +27,19 @@ from clary_parallel.transport.base import Operation
 Tensor = Any
 _last: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _pool = Pool()
+_one_at_a_time = threading.Lock()
 FUSED = "fused allreduce"
 HALF = (tf.float16, tf.bfloat16)
 
 
 def collective(function: Callable[..., Any], inputs: Sequence[Tensor], types: Sequence[Any]) -> list[Tensor]:
     """Run a function of numpy arrays as a step of the graph, after the graph's earlier collectives."""
+    guard: Any = _one_at_a_time if _of_sessions() else contextlib.nullcontext()
 
     def run(*arrays: Any) -> Any:
         try:
-            return function(*arrays)
+            with guard:
+                return function(*arrays)
         except ParallelError as error:
             world.agreement().failure = error
             raise
@@ -48,6 +54,17 @@ def collective(function: Callable[..., Any], inputs: Sequence[Tensor], types: Se
         first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
         _last[graph] = first.op
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def begin_call() -> None:
+    """Let the collectives that follow in a graph of TensorFlow 1 run without those of earlier calls."""
+    if _of_sessions():
+        _last.pop(tf.compat.v1.get_default_graph(), None)
+
+
+def _of_sessions() -> bool:
+    """Whether a graph of TensorFlow 1 is being made, of which a session runs parts."""
+    return not tf.executing_eagerly() and not hasattr(tf.compat.v1.get_default_graph(), "outer_graph")
 
 
 def mean_of_bucket(
@@ -105,6 +122,7 @@ def mean_of_slices(slices: Any, what: str, weight: Tensor, *, average: bool = Tr
 
 def allreduce(tensor: Tensor, what: str = "", operation: Operation = "sum") -> Tensor:
     """The element-wise sum, greatest or least over ranks of a tensor of any numeric type."""
+    begin_call()
     kind = tensor.dtype
     widened = tf.cast(tensor, tf.float32) if kind in HALF else tensor
 
@@ -122,6 +140,7 @@ def allreduce(tensor: Tensor, what: str = "", operation: Operation = "sum") -> T
 
 def allgather(tensor: Tensor, what: str = "") -> Tensor:
     """Everyone's tensors, one after another along the first axis, whose length may differ between ranks."""
+    begin_call()
 
     def exchange(array: Any) -> Any:
         agreement = world.agreement()
@@ -137,6 +156,7 @@ def allgather(tensor: Tensor, what: str = "") -> Tensor:
 
 def broadcast(tensors: Sequence[Tensor], root: int, what: str = "") -> list[Tensor]:
     """The root's tensors."""
+    begin_call()
     if not tensors:
         return []
 

@@ -9,6 +9,7 @@ from typing import Any
 from clary_parallel.data import sharded_state
 from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.data.gradients import GradientReducer, variable_name
+from clary_parallel.errors import NotOffered
 from clary_parallel.frameworks import tf
 from clary_parallel.older_pythons import paired
 
@@ -41,11 +42,16 @@ def distribute(
     optimizer's own, so models are saved and loaded as ever.
 
     Args:
-        optimizer: of Keras 3, or of legacy Keras (tf_keras).
+        optimizer: of Keras 3, of legacy Keras (tf_keras), or of TensorFlow 1 (tf.compat.v1.train).
         accumulate: exchange and apply only at each accumulate-th call.
         add_up: apply the sum of the accumulated calls' gradients instead of their mean.
         share_state: each rank keeps its share of the state (`sharded_state`); Keras 3 only.
     """
+    if isinstance(optimizer, tf.compat.v1.train.Optimizer):
+        if accumulate > 1 or share_state:
+            raise NotOffered("Optimizers of tf.compat.v1.train exchange gradients at each step: use a Keras optimizer.")
+        _distribute_session(optimizer, reducer)
+        return optimizer
     if accumulate < 1:
         raise ValueError(f"Gradients are accumulated over 1 call or more. Received: {accumulate}")
     if getattr(optimizer, "_clary_reducer", None) is not None:
@@ -113,6 +119,18 @@ def _distribute_legacy(optimizer: Any, reducer: GradientReducer, accumulator: _A
         return optimizer.iterations
 
     optimizer.apply_gradients = apply_gradients
+
+
+def _distribute_session(optimizer: Any, reducer: GradientReducer) -> None:
+    original = optimizer.compute_gradients
+
+    def compute_gradients(*arguments: Any, **named: Any) -> Any:
+        pairs = original(*arguments, **named)
+        names = [variable_name(variable) for _, variable in pairs]
+        means = reducer.reduce([gradient for gradient, _ in pairs], names)
+        return [(mean, variable) for mean, (_, variable) in paired(means, pairs)]
+
+    optimizer.compute_gradients = compute_gradients
 
 
 class _Accumulator:

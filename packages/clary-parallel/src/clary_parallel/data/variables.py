@@ -13,17 +13,18 @@ from clary_parallel.frameworks import tf
 from clary_parallel.older_pythons import paired
 
 
-def broadcast_variables(variables: Iterable[Any], root: int = 0) -> None:
+def broadcast_variables(variables: Iterable[Any], root: int = 0) -> Any:
     """Give every rank the root's values, now or as a step of the tf.function that calls this.
 
-    The variables' shapes and types must agree.
+    The variables' shapes and types must agree. In a graph of TensorFlow 1 it is the operation that is returned, for a
+    session to run.
     """
     known = list(variables)
     if not tf.executing_eagerly():
         tensors = [tf.convert_to_tensor(variable) for variable in known]
-        for variable, value in paired(known, graph.broadcast(tensors, root, "variables")):
-            variable.assign(value)
-        return
+        received = graph.broadcast(tensors, root, "variables")
+        assigned = [variable.assign(value) for variable, value in paired(known, received)]
+        return tf.group(*(item for item in assigned if item is not None))
     values = [_value(variable) for variable in known]
     agreement = world.agreement()
     agreement.agree(_call("broadcast", "variables", values, f"from rank {root}"))
@@ -32,6 +33,7 @@ def broadcast_variables(variables: Iterable[Any], root: int = 0) -> None:
         agreement.transport.broadcast(received.reshape(-1), root)
         if agreement.transport.rank != root:
             variable.assign(received)
+    return None
 
 
 def average_variables(variables: Iterable[Any]) -> None:

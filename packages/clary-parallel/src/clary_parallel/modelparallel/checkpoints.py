@@ -105,7 +105,7 @@ class CheckpointManager:
 
         Args:
             save_path: Which one; by default the newest.
-            restore_prefix: Which one, by its name in the directory ("ckpt-2").
+            restore_prefix: Which one, by its name in the directory ("ckpt-2"); None is returned if it is not there.
         """
         path = save_path or (self._named(restore_prefix) if restore_prefix else self.latest_checkpoint)
         if path is None:
@@ -123,7 +123,7 @@ class CheckpointManager:
     def _named(self, name: str) -> str | None:
         """The path of the checkpoint of this name, if the first rank sees it. Collective."""
         here, path = job.current().world, str(Path(self._directory) / name)
-        return here.broadcast_object(path if here.rank == 0 and Path(f"{path}.index").exists() else None, 0)
+        return here.broadcast_object(path if here.rank == 0 and tf.io.gfile.exists(f"{path}.index") else None, 0)
 
     def _models(self) -> list[Any]:
         return [child for child in self._children.values() if isinstance(child, DistributedModel)]

@@ -149,6 +149,12 @@ class DistributedModel(_Model):
         if plan is not None:
             options.get("print_fn", print)(describe_plan(plan))
 
+    def profile(self, *arguments: Any, **options: Any) -> None:
+        """Take an example of the model's input, as older releases of the library want it before the first step.
+
+        Nothing is learned from it here: the first step has the shapes, and with "optimize": "speed" measures the times.
+        """
+
     def save_model(self, save_path: str = "/opt/ml/model") -> None:
         """Write the whole model with its current weights as a SavedModel. Collective; the first rank writes.
 
@@ -194,9 +200,6 @@ class DistributedModel(_Model):
             "smp.DistributedModel.save is not offered: use save_model(path) for a SavedModel, save_weights(path), or "
             "smp.CheckpointManager."
         )
-
-    def profile(self, *arguments: Any, **options: Any) -> None:
-        """Nothing: with "optimize": "speed" the model is measured when it is parted. Scripts call it before."""
 
     def whole(self) -> Any:
         """The whole model as an ordinary functional Keras model, with the weights that this rank holds."""

@@ -23,6 +23,8 @@ from clary_parallel.data.world import is_initialized, local_rank, local_size, ra
 from clary_parallel.errors import NotOffered, no_such_name
 from clary_parallel.frameworks import tf
 from clary_parallel.older_pythons import pairwise
+from clary_parallel.surfaces import horovod_elastic as elastic
+from clary_parallel.surfaces.horovod_sessions import BroadcastGlobalVariablesHook, broadcast_global_variables
 from clary_parallel.surfaces.keras_habits import accept_older_scripts
 from clary_parallel.transport.base import Operation
 
@@ -30,21 +32,13 @@ Average = "average"
 Sum = "sum"
 Min = "min"
 Max = "max"
+Product = "product"
 global_process_set = "all ranks"
 
 NOT_OFFERED = {
-    "elastic": "jobs do not grow or shrink while they run. Save checkpoints and start the job again with other ranks: "
-    "BackupAndRestore does both in Keras, and SageMaker's managed spot training restarts by itself.",
     "Adasum": "use op=Average or op=Sum; with many ranks, LearningRateWarmupCallback keeps training stable.",
-    "Product": "use allgather and tf.reduce_prod.",
-    "BroadcastGlobalVariablesHook": "it is of TensorFlow 1's sessions. Use broadcast_variables after a step, or "
-    "callbacks.BroadcastGlobalVariablesCallback in Keras.",
-    "broadcast_global_variables": "it is of TensorFlow 1's sessions. Use "
-    "broadcast_variables(model.variables, root_rank=0).",
     "ProcessSet": "all ranks take part in each call. For groups: clary_parallel.data.world.transport().group().",
     "add_process_set": "all ranks take part in each call. For groups: clary_parallel.data.world.transport().group().",
-    "reducescatter": "use allreduce and take the slice of this rank.",
-    "grouped_reducescatter": "use grouped_allreduce and take the slices of this rank.",
     "PartialDistributedGradientTape": "use DistributedGradientTape on the variables to be averaged, and a second "
     "tf.GradientTape for the local ones.",
     "start_timeline": "use the TensorFlow profiler: tf.profiler.experimental.start(logdir).",
@@ -138,19 +132,23 @@ def allreduce(
     process_set: Any = None,
     ignore_name_scope: bool = False,
 ) -> Any:
-    """The mean over ranks (or op: Sum, Min, Max) of a tensor or IndexedSlices. Differentiable for Average and Sum."""
+    """The mean over ranks (or op: Sum, Min, Max, Product) of a tensor or IndexedSlices.
+
+    Differentiable for Average and Sum.
+    """
     operation = _operation(average, op)
     _only_all_ranks(process_set)
     what = name or ""
     if isinstance(tensor, tf.IndexedSlices):
         if operation not in (Average, Sum):
             raise NotOffered(f"allreduce of IndexedSlices with op={operation} is not offered: make it dense first.")
-        scaled = tf.IndexedSlices(
-            tensor.values * tf.cast(prescale_factor * postscale_factor, tensor.values.dtype),
-            tensor.indices,
-            tensor.dense_shape,
-        )
-        return graph.mean_of_slices(scaled, what, tf.constant(1.0), average=operation == Average)
+        values, whole = _scaled(tensor.values, prescale_factor * postscale_factor), tensor.values.dtype.is_integer
+        mean = operation == Average and not whole
+        given_slices = tf.IndexedSlices(values, tensor.indices, tensor.dense_shape)
+        result = graph.mean_of_slices(given_slices, what, tf.constant(1.0), average=mean)
+        if operation == Average and whole:
+            return tf.IndexedSlices(result.values // tf.cast(size(), values.dtype), result.indices, result.dense_shape)
+        return result
     given = tf.convert_to_tensor(tensor)
 
     @tf.custom_gradient
@@ -174,9 +172,23 @@ def grouped_allreduce(tensors: Sequence[Any], *arguments: Any, **named: Any) -> 
 
 
 def allgather(tensor: Any, name: str | None = None, ignore_name_scope: bool = False, process_set: Any = None) -> Any:
-    """Everyone's tensors along the first axis, whose length may differ between ranks."""
+    """Everyone's tensors along the first axis, whose length may differ between ranks. Differentiable."""
     _only_all_ranks(process_set)
-    return graph.allgather(tf.convert_to_tensor(tensor), name or "")
+    what = name or ""
+
+    @tf.custom_gradient
+    def run(value: Any) -> Any:
+        def gradient(upstream: Any) -> Any:
+            mine = tf.shape(value, tf.int64)[:1]
+            lengths = graph.allgather(mine, f"lengths of {what}")
+            with tf.control_dependencies([lengths]):
+                total = _reduced(upstream, f"gradient of {what}", Sum)
+            start = tf.reduce_sum(lengths[: rank()])
+            return total[start : start + mine[0]]
+
+        return graph.allgather(value, what), gradient
+
+    return run(tf.convert_to_tensor(tensor))
 
 
 def grouped_allgather(tensors: Sequence[Any], **named: Any) -> list[Any]:
@@ -187,10 +199,61 @@ def grouped_allgather(tensors: Sequence[Any], **named: Any) -> list[Any]:
 def broadcast(
     tensor: Any, root_rank: int, name: str | None = None, ignore_name_scope: bool = False, process_set: Any = None
 ) -> Any:
-    """The root's tensor."""
+    """The root's tensor. Differentiable: the root has the sum of all ranks' gradients."""
     _only_all_ranks(process_set)
-    (received,) = graph.broadcast([tf.convert_to_tensor(tensor)], _root(root_rank), name or "")
-    return received
+    root, what = _root(root_rank), name or ""
+
+    @tf.custom_gradient
+    def run(value: Any) -> Any:
+        def gradient(upstream: Any) -> Any:
+            total = _reduced(upstream, f"gradient of {what}", Sum)
+            return total if rank() == root else tf.zeros_like(total)
+
+        (received,) = graph.broadcast([value], root, what)
+        return received, gradient
+
+    return run(tf.convert_to_tensor(tensor))
+
+
+def broadcast_(variables: Sequence[Any], root_rank: int, name: str | None = None, process_set: Any = None) -> Any:
+    """Give every rank the root's values of some variables, and return these."""
+    done = broadcast_variables(variables, root_rank, process_set)
+    if tf.executing_eagerly():
+        return list(variables)
+    with tf.control_dependencies([done]):
+        return [variable.read_value() for variable in variables]
+
+
+def reducescatter(
+    tensor: Any,
+    device_dense: str = "",
+    compression: type[Compressor] = Compression.none,
+    op: str | None = None,
+    name: str | None = None,
+    process_set: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+) -> Any:
+    """This rank's rows of the mean (or op: Sum) over ranks; the first ranks have one more where they do not divide."""
+    if op not in (None, Average, Sum):
+        raise NotOffered(f"reducescatter averages or adds up (op=Average or op=Sum). Received: op={op!r}")
+    whole = allreduce(
+        tensor,
+        compression=compression,
+        op=op,
+        name=name,
+        process_set=process_set,
+        prescale_factor=prescale_factor,
+        postscale_factor=postscale_factor,
+    )
+    each, more = tf.shape(whole)[0] // size(), tf.shape(whole)[0] % size()
+    start = rank() * each + tf.minimum(rank(), more)
+    return whole[start : start + each + tf.cast(rank() < more, tf.int32)]
+
+
+def grouped_reducescatter(tensors: Sequence[Any], *arguments: Any, **named: Any) -> list[Any]:
+    """`reducescatter` of several tensors."""
+    return [reducescatter(tensor, *arguments, **named) for tensor in tensors]
 
 
 def alltoall(tensor: Any, splits: Any = None, name: str | None = None, process_set: Any = None) -> Any:
@@ -211,11 +274,14 @@ def alltoall(tensor: Any, splits: Any = None, name: str | None = None, process_s
     return joined if splits is None else (joined, tf.constant([len(piece) for piece in received], tf.int32))
 
 
-def broadcast_variables(variables: Any, root_rank: int, process_set: Any = None, inplace: bool = False) -> None:
-    """Give every rank the root's values of some variables; inside tf.function when the graph runs."""
+def broadcast_variables(variables: Any, root_rank: int, process_set: Any = None, inplace: bool = False) -> Any:
+    """Give every rank the root's values of some variables; inside tf.function when the graph runs.
+
+    In a graph of TensorFlow 1, the operation that does so.
+    """
     _only_all_ranks(process_set)
     known: Any = variables() if callable(variables) else variables
-    _broadcast_variables(known, _root(root_rank))
+    return _broadcast_variables(known, _root(root_rank))
 
 
 def broadcast_object(
@@ -282,12 +348,12 @@ def DistributedOptimizer(  # noqa: N802 (Horovod's name)
     process_set: Any = None,
     scale_local_gradients: bool = True,
 ) -> Any:
-    """A Keras optimizer that averages its gradients over the ranks."""
+    """A Keras optimizer, or one of tf.compat.v1.train, that averages its gradients over the ranks."""
     _only_all_ranks(process_set)
-    if not hasattr(optimizer, "learning_rate"):
+    if not (hasattr(optimizer, "learning_rate") or isinstance(optimizer, tf.compat.v1.train.Optimizer)):
         raise NotOffered(
             f"DistributedOptimizer of {type(optimizer).__module__}.{type(optimizer).__name__} is not offered by Clary: "
-            "it takes Keras optimizers. For others, use DistributedGradientTape."
+            "it takes optimizers of Keras and of tf.compat.v1.train. For others, use DistributedGradientTape."
         )
     return distribute(
         optimizer,
@@ -308,12 +374,14 @@ def _operation(average: bool | None, op: str | None) -> str:
     if average is not None and op is not None:
         raise ValueError("Give average or op to allreduce, not both.")
     operation = op or (Sum if average is False else Average)
-    if operation not in (Average, Sum, Min, Max):
-        raise NotOffered(f"op={operation!r} is not offered by Clary: use Average, Sum, Min or Max.")
+    if operation not in (Average, Sum, Min, Max, Product):
+        raise NotOffered(f"op={operation!r} is not offered by Clary: use Average, Sum, Min, Max or Product.")
     return operation
 
 
 def _reduced(tensor: Any, what: str, operation: str) -> Any:
+    if operation == Product:
+        return tf.reduce_prod(graph.allgather(tensor[tf.newaxis], what), 0)
     combine: dict[str, Operation] = {Average: "sum", Sum: "sum", Min: "min", Max: "max"}
     result = graph.allreduce(tensor, what, combine[operation])
     if operation != Average:
@@ -323,7 +391,12 @@ def _reduced(tensor: Any, what: str, operation: str) -> Any:
 
 
 def _scaled(tensor: Any, factor: float) -> Any:
-    return tensor if factor == 1 else tensor * tf.cast(factor, tensor.dtype)
+    """The product, as Horovod makes it: of whole numbers in float64, of half floats in float32."""
+    if factor == 1:
+        return tensor
+    kind = tensor.dtype
+    wide = tf.float64 if kind.is_integer else tf.float32 if kind in graph.HALF else kind
+    return tf.cast(tf.cast(tensor, wide) * tf.cast(factor, wide), kind)
 
 
 def _root(root_rank: int) -> int:
@@ -340,11 +413,12 @@ def _only_all_ranks(process_set: Any) -> None:
 accept_older_scripts()
 
 __all__ = [
-    "Average", "Compression", "DistributedGradientTape", "DistributedOptimizer", "Max", "Min", "Sum",
-    "SyncBatchNormalization", "allgather", "allgather_object", "allreduce", "alltoall", "barrier", "broadcast",
-    "broadcast_object", "broadcast_object_fn", "broadcast_variables", "ccl_built", "cross_rank", "cross_size",
-    "cuda_built", "ddl_built", "global_process_set", "gloo_built", "gloo_enabled", "grouped_allgather",
-    "grouped_allreduce", "init", "is_homogeneous", "is_initialized", "join", "local_rank", "local_rank_op",
-    "local_size", "local_size_op", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built", "rank", "rank_op",
-    "rocm_built", "shutdown", "size", "size_op",
+    "Average", "BroadcastGlobalVariablesHook", "Compression", "DistributedGradientTape", "DistributedOptimizer",
+    "Max", "Min", "Product", "Sum", "SyncBatchNormalization", "allgather", "allgather_object", "allreduce",
+    "alltoall", "barrier", "broadcast", "broadcast_", "broadcast_global_variables", "broadcast_object",
+    "broadcast_object_fn", "broadcast_variables", "ccl_built", "cross_rank", "cross_size", "cuda_built",
+    "ddl_built", "elastic", "global_process_set", "gloo_built", "gloo_enabled", "grouped_allgather",
+    "grouped_allreduce", "grouped_reducescatter", "init", "is_homogeneous", "is_initialized", "join", "local_rank",
+    "local_rank_op", "local_size", "local_size_op", "mpi_built", "mpi_enabled", "mpi_threads_supported",
+    "nccl_built", "rank", "rank_op", "reducescatter", "rocm_built", "shutdown", "size", "size_op",
 ]  # fmt: skip

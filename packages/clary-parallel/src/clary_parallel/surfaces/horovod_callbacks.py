@@ -155,13 +155,25 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
             print(f"\nEpoch {epoch + 1}: finished gradual learning rate warmup to {rate:g}.")
 
 
+class BestModelCheckpoint(tf.keras.callbacks.ModelCheckpoint):
+    """Keras' ModelCheckpoint that keeps the best whole model only; on each rank that has it among its callbacks."""
+
+    def __init__(
+        self,
+        filepath: str | None = None,
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        mode: str = "auto",
+        save_freq: str | int = "epoch",
+    ) -> None:
+        if filepath is None:
+            raise ValueError("BestModelCheckpoint needs filepath=...: where the best model is written.")
+        super().__init__(
+            filepath, monitor=monitor, verbose=verbose, save_best_only=True, mode=mode, save_freq=save_freq
+        )
+
+
 def __getattr__(name: str) -> Any:
     if name in ("CommitStateCallback", "UpdateBatchStateCallback", "UpdateEpochStateCallback"):
-        raise NotOffered(
-            f"callbacks.{name} belongs to elastic training, which Clary does not offer: use BackupAndRestore."
-        )
-    if name == "BestModelCheckpoint":
-        raise NotOffered(
-            "callbacks.BestModelCheckpoint is not offered by Clary: use ModelCheckpoint(save_best_only=True)."
-        )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: it is elastic.{name}.")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,13 +9,16 @@ import numpy as np
 from clary_parallel.data.compression import Compression, Compressor
 from clary_parallel.frameworks import tf
 from clary_parallel.surfaces import horovod_callbacks as callbacks
+from clary_parallel.surfaces import horovod_elastic as elastic
 from clary_parallel.surfaces.horovod import (
     Average,
     Max,
     Min,
     Sum,
     allgather_object,
+    broadcast_global_variables,
     broadcast_object,
+    broadcast_variables,
     init,
     is_initialized,
     local_rank,
@@ -92,8 +95,9 @@ def load_model(
 
 
 __all__ = [
-    "Average", "Compression", "DistributedOptimizer", "Max", "Min", "Sum", "allgather", "allgather_object", "allreduce",
-    "broadcast", "broadcast_object", "callbacks", "ccl_built", "cuda_built", "ddl_built", "gloo_built", "gloo_enabled",
-    "init", "is_initialized", "load_model", "local_rank", "local_size", "mpi_built", "mpi_enabled",
-    "mpi_threads_supported", "nccl_built", "rank", "rocm_built", "shutdown", "size",
+    "Average", "Compression", "DistributedOptimizer", "Max", "Min", "Sum", "allgather", "allgather_object",
+    "allreduce", "broadcast", "broadcast_global_variables", "broadcast_object", "broadcast_variables", "callbacks",
+    "ccl_built", "cuda_built", "ddl_built", "elastic", "gloo_built", "gloo_enabled", "init", "is_initialized",
+    "load_model", "local_rank", "local_size", "mpi_built", "mpi_enabled", "mpi_threads_supported", "nccl_built",
+    "rank", "rocm_built", "shutdown", "size",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """What scripts for Horovod do that Keras 3 refuses: made to work when one of the import-compatible modules is imported.
 
 - `optimizer.variables()`: a method in Keras 2, a list in Keras 3.
+- `metric.reset_states()`: `reset_state` in Keras 3.
 - `compile(experimental_run_tf_function=False)`: an argument that Keras 3 has dropped.
 - XLA, which Keras 3 chooses by itself and which cannot hold the exchange between ranks.
 - Loss scaling around a distributed optimizer, which Keras adds by itself for mixed_float16: gradients are averaged
@@ -25,6 +26,8 @@ def accept_older_scripts() -> None:
     # On the class that defines it: Keras takes a class that has a compile of its own for one that it cannot save.
     owner = _owner(tf.keras.Model, "compile")
     owner.compile = _lenient(owner.compile)
+    if not hasattr(tf.keras.metrics.Metric, "reset_states"):
+        tf.keras.metrics.Metric.reset_states = _reset_states
     optimizers = _owner(tf.keras.optimizers.Optimizer, "variables")
     if isinstance(vars(optimizers)["variables"], property):
         listed: Any = vars(optimizers)["variables"].fget
@@ -53,6 +56,10 @@ def _lenient(compile_model: Callable[..., Any]) -> Callable[..., Any]:
 
     compile_.clary = True  # type: ignore[attr-defined]
     return compile_
+
+
+def _reset_states(metric: Any) -> None:
+    metric.reset_state()
 
 
 def _owner(kind: Any, name: str) -> Any:

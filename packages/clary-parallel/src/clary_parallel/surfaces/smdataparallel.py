@@ -11,7 +11,9 @@ from clary_parallel.data.optimizer import distribute
 from clary_parallel.errors import NotOffered, no_such_name
 from clary_parallel.surfaces import horovod
 from clary_parallel.surfaces.horovod import (
+    BroadcastGlobalVariablesHook,
     broadcast,
+    broadcast_global_variables,
     broadcast_variables,
     init,
     local_rank,
@@ -32,8 +34,6 @@ class ReduceOp:
 
 
 NOT_OFFERED = {
-    "broadcast_global_variables": "it is of TensorFlow 1's sessions. Use broadcast_variables(model.variables, 0).",
-    "BroadcastGlobalVariablesHook": "it is of TensorFlow 1's sessions. Use broadcast_variables after the first step.",
     "overlap": "gradients are exchanged while the backward pass goes on without it: leave the call out.",
 }
 
@@ -44,19 +44,34 @@ def not_offered(module: str, name: str) -> Exception:
 
 
 def allreduce(
-    tensor: Any,
-    param_index: int,
-    num_params: int,
+    tensor: Any = None,
+    param_index: int = 0,
+    num_params: int = 1,
     compression: type[Compressor] = Compression.none,
     op: str = ReduceOp.AVERAGE,
+    *,
+    grad: Any = None,
 ) -> Any:
-    """The mean over ranks (or op) of the gradient of parameter `param_index` out of `num_params`."""
+    """The mean over ranks (or op) of the gradient of parameter `param_index` out of `num_params`.
+
+    Older releases of the library call the tensor `grad`.
+    """
+    if (tensor is None) == (grad is None):
+        raise TypeError("allreduce takes one tensor: allreduce(tensor, param_index, num_params).")
+    tensor = grad if tensor is None else tensor
     return horovod.allreduce(tensor, compression=compression, op=op, name=f"parameter {param_index} of {num_params}")
 
 
 def oob_allreduce(tensor: Any, compression: type[Compressor] = Compression.none, op: str = ReduceOp.AVERAGE) -> Any:
     """The mean over ranks (or op) of a tensor that is no gradient, such as a loss."""
     return horovod.allreduce(tensor, compression=compression, op=op)
+
+
+def get_worker_comm() -> Any:
+    """The mpi4py communicator of all ranks, for what has no call here (gather of evaluations, for instance)."""
+    from mpi4py import MPI  # pyright: ignore[reportMissingImports]
+
+    return MPI.COMM_WORLD
 
 
 def DistributedGradientTape(  # noqa: N802 (the library's name)
@@ -99,6 +114,7 @@ def _reducer(
 
 
 __all__ = [
-    "Compression", "DistributedGradientTape", "DistributedOptimizer", "ReduceOp", "allreduce", "broadcast",
-    "broadcast_variables", "init", "local_rank", "local_size", "oob_allreduce", "rank", "shutdown", "size",
+    "BroadcastGlobalVariablesHook", "Compression", "DistributedGradientTape", "DistributedOptimizer", "ReduceOp",
+    "allreduce", "broadcast", "broadcast_global_variables", "broadcast_variables", "get_worker_comm", "init",
+    "local_rank", "local_size", "oob_allreduce", "rank", "shutdown", "size",
 ]  # fmt: skip

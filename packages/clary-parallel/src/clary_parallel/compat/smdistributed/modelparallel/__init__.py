@@ -1,1 +1,3 @@
 """SageMaker's model parallel library, carried out by clary_parallel."""
+
+__version__ = "1.8.0+clary"

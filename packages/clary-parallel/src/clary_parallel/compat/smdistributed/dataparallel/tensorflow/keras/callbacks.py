@@ -1,6 +1,7 @@
 """smdistributed.dataparallel.tensorflow.keras.callbacks, carried out by clary_parallel."""
 
 from clary_parallel.surfaces.horovod_callbacks import (
+    BestModelCheckpoint,
     BroadcastGlobalVariablesCallback,
     LearningRateScheduleCallback,
     LearningRateWarmupCallback,
@@ -9,6 +10,7 @@ from clary_parallel.surfaces.horovod_callbacks import (
 )
 
 __all__ = [
+    "BestModelCheckpoint",
     "BroadcastGlobalVariablesCallback",
     "LearningRateScheduleCallback",
     "LearningRateWarmupCallback",

@@ -238,7 +238,7 @@ def _where(engine: Engine, name: str) -> tuple[int, int | None]:
 
 def _let_anybody_write(folder: HostFolder) -> None:
     """An image may run its program as another user than root."""
-    written = (folder.opt_ml, folder.model, folder.output_data.parent, folder.output_data, folder.opt_ml / "code")
+    written = (folder.model, folder.output_data.parent, folder.output_data)
     for path in (*written, folder.checkpoints, *folder.opt_ml.glob("checkpoints")):
         if path.is_dir():
             path.chmod(0o777)

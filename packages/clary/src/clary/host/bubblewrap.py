@@ -155,8 +155,8 @@ def arguments(plan: Plan) -> list[str]:
         options += ["--ro-bind", str(shown), path]
     if plan.sockets is not None:
         options += ["--bind", str(plan.sockets), SOCKETS_INSIDE]
-    if folder.checkpoints.is_dir() and spec.checkpoint is not None:
-        options += ["--bind", str(folder.checkpoints), spec.checkpoint.local_path]
+    for path, place in folder.outside_opt_ml(spec.checkpoint, spec.tensorboard).items():
+        options += ["--bind", str(place), path]
     options += [*_image(plan), *_gpus(plan), "--chdir", "/"]
     return options
 

@@ -103,8 +103,8 @@ def _mounts(plan: Plan) -> list[str]:
             words += ["--volume", f"{path}:{OPT_ML}/{path.name}{mode}"]
     for path, shown in plan.read_only.items():
         words += ["--volume", f"{shown}:{path}:ro"]
-    if folder.checkpoints.is_dir() and spec.checkpoint is not None:
-        words += ["--volume", f"{folder.checkpoints}:{spec.checkpoint.local_path}"]
+    for path, place in folder.outside_opt_ml(spec.checkpoint, spec.tensorboard).items():
+        words += ["--volume", f"{place}:{path}"]
     return words
 
 

@@ -155,8 +155,9 @@ def arguments(plan: Plan) -> list[str]:
         options += ["--ro-bind", str(shown), path]
     if plan.sockets is not None:
         options += ["--bind", str(plan.sockets), SOCKETS_INSIDE]
-    for path, place in folder.outside_opt_ml(spec.checkpoint, spec.tensorboard).items():
-        options += ["--bind", str(place), path]
+    for path, place in folder.places_of(spec.checkpoint, spec.tensorboard).items():
+        if not place.is_relative_to(folder.opt_ml):
+            options += ["--bind", str(place), path]
     options += [*_image(plan), *_gpus(plan), "--chdir", "/"]
     return options
 

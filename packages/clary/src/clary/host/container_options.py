@@ -103,8 +103,10 @@ def _mounts(plan: Plan) -> list[str]:
             words += ["--volume", f"{path}:{OPT_ML}/{path.name}{mode}"]
     for path, shown in plan.read_only.items():
         words += ["--volume", f"{shown}:{path}:ro"]
-    for path, place in folder.outside_opt_ml(spec.checkpoint, spec.tensorboard).items():
-        words += ["--volume", f"{place}:{path}"]
+    places = folder.places_of(spec.checkpoint, spec.tensorboard)
+    for path, place in places.items():
+        if not place.is_relative_to(folder.opt_ml) or place.is_relative_to(folder.opt_ml / _CODE):
+            words += ["--volume", f"{place}:{path}"]
     return words
 
 

@@ -240,8 +240,7 @@ def _let_anybody_write(plan: Plan) -> None:
     """An image may run its program as another user than root."""
     spec, folder = plan.spec, plan.folder
     written = (folder.model, folder.output_data.parent, folder.output_data)
-    synced = (sync for sync in (spec.checkpoint, spec.tensorboard) if sync is not None)
-    for path in (*written, *(folder.of_checkpoints(sync.local_path) for sync in synced)):
+    for path in (*written, *folder.places_of(spec.checkpoint, spec.tensorboard).values()):
         if path.is_dir():
             path.chmod(0o777)
 

@@ -101,11 +101,10 @@ class HostFolder:
             return self.opt_ml / path.relative_to(OPT_ML)
         return self.checkpoints / path.relative_to("/")
 
-    def outside_opt_ml(self, *synced: Checkpoint | None) -> dict[str, Path]:
-        """Those of the synced folders that a sandbox has to show elsewhere than in /opt/ml, by the path there."""
+    def places_of(self, *synced: Checkpoint | None) -> dict[str, Path]:
+        """Where such folders lie, by the paths at which the job sees them."""
         paths = {sync.local_path for sync in synced if sync is not None}
-        found = {path: self.of_checkpoints(path) for path in sorted(paths)}
-        return {path: place for path, place in found.items() if place.is_relative_to(self.checkpoints)}
+        return {path: self.of_checkpoints(path) for path in sorted(paths)}
 
     @property
     def failure(self) -> Path:

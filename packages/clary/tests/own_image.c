@@ -93,6 +93,7 @@ static int train(int count, char **words) {
         write_file("/opt/ml/output/failure", "the data has no labels");
         return 3;
     }
+    if (strstr(settings, "code")) show("code", "/opt/ml/code/words");
     if (strstr(settings, "grow")) grow();
     if (strstr(settings, "wait")) {
         printf("waiting\n");

@@ -47,13 +47,18 @@ def somebodys_image() -> str:
     return _image("somebodys", ("USER 1234",))
 
 
+def image_with_code() -> str:
+    """The same with a file of its own in /opt/ml/code, where AWS's recipe puts an image's programs."""
+    return _image("coded", (), (("opt/ml/code/words", b"of the image"),))
+
+
 def containers_of(host_id: str) -> list[str]:
     """The containers in the store that belong to a host, running or not."""
     return engine().call("ps", "--all", "--quiet", "--filter", f"label=clary.host={host_id}").split()
 
 
 @cache
-def _image(kind: str, changes: tuple[str, ...]) -> str:
+def _image(kind: str, changes: tuple[str, ...], files: tuple[tuple[str, bytes], ...] = ()) -> str:
     program = engine()
     name = f"localhost/clary-test-{kind}:{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]}"
     if subprocess.run(program.command("image", "inspect", name), capture_output=True, check=False).returncode == 0:
@@ -70,6 +75,10 @@ def _image(kind: str, changes: tuple[str, ...]) -> str:
                 member = tarfile.TarInfo(path)
                 member.type, member.mode = tarfile.DIRTYPE, 0o1777
                 tar.addfile(member)
+            for path, content in files:
+                member = tarfile.TarInfo(path)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
     words = [word for change in ('ENTRYPOINT ["/bin/own"]', "ENV OWN=image", *changes) for word in ("--change", change)]
     program.call("import", *words, "-", name, given=archive.getvalue())
     return name

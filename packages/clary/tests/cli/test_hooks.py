@@ -125,3 +125,24 @@ def test_the_hooks_work_in_every_python(sdk: Path, version: str) -> None:
         pytest.skip(f"Python {version} is not here")
     said = run_python("import sagemaker.session as s; print(s.describes(2))", sdk, python=str(python))
     assert said.strip() == "[0, 1]"
+
+
+@pytest.mark.parametrize("named", ["Session(profile='work')", "Session(None, None, True, 'nowhere')", "Session()"])
+def test_a_profile_that_a_script_names_is_a_name_only(named: str, tmp_path: Path) -> None:
+    credentials, config = tmp_path / "credentials", tmp_path / "config"
+    credentials.write_text("[work]\naws_access_key_id = REAL\naws_secret_access_key = real\n")
+    config.write_text("[profile work]\nregion = eu-west-1\nendpoint_url = https://example.com\n")
+    said = run_python(
+        f"import botocore.session\nsession = botocore.session.{named}\n"
+        "if session.profile is None: session.set_config_variable('profile', 'later')\n"
+        "client = session.create_client('sagemaker')\n"
+        "print(session.profile, session.get_credentials().access_key)\n"
+        "print(client.meta.region_name, client.meta.endpoint_url)",
+        AWS_SHARED_CREDENTIALS_FILE=str(credentials),
+        AWS_CONFIG_FILE=str(config),
+        AWS_ACCESS_KEY_ID="OURS",
+        AWS_SECRET_ACCESS_KEY="ours",
+        AWS_DEFAULT_REGION="us-east-1",
+    )
+    name = next((word for word in ("work", "nowhere") if word in named), "later")
+    assert said.split() == [name, "OURS", "us-east-1", "http://127.0.0.1:9"]

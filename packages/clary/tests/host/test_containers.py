@@ -104,6 +104,13 @@ def test_an_image_with_a_user_of_its_own_may_write_its_results(make_job: Callabl
     assert (tmp_path / "results-job" / "model" / "name").read_text() == "nobody"
 
 
+def test_what_the_image_has_in_opt_ml_code_stays_there(make_job: Callable[..., Any], tmp_path: Path) -> None:
+    host = make_job("code", image=own_image.image_with_code())
+    assert host.run().cause == "Completed", host.server.messages
+    assert "code of the image" in host.server.messages
+    assert (tmp_path / "results-job" / "model" / "name").read_text() == "nobody"
+
+
 def test_a_failure_is_told_with_its_exit_code_and_its_file(make_job: Callable[..., Any]) -> None:
     ending = make_job("fail").run()
     assert (ending.cause, ending.exit_code, ending.failure_text) == ("ScriptFailed", 3, "the data has no labels")

@@ -13,7 +13,7 @@ import pytest
 
 from clary.host.layout import HostFolder
 from clary.host.report import remaining
-from clary.host.spec import Channel, MetricDefinition
+from clary.host.spec import Channel, Checkpoint, MetricDefinition
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap (the program bwrap)")
 
@@ -169,6 +169,19 @@ time.sleep(1000)
     host.server.wanted = "stop"
     assert host.server.wait_for_ending().cause == "Stopped"
     assert host.server.messages == ["ready", "told", "shell ends"]
+
+
+def test_folders_that_go_to_the_store_may_lie_anywhere(make_host: MakeHost) -> None:
+    host = make_host(
+        "open('/opt/training/events', 'w').write('curve')\nopen('/srv/saved/weights', 'w').write('numbers')",
+        checkpoint=Checkpoint(s3_uri="s3://b/c", local_path="/srv/saved"),
+        tensorboard=Checkpoint(s3_uri="s3://b/t", local_path="/opt/training/"),
+    )
+    ending = host.run()
+    assert ending.cause == "Completed", (ending, host.server.messages)
+    folder = HostFolder(host.folder)
+    assert (folder.of_checkpoints("/opt/training/") / "events").read_text() == "curve"
+    assert (folder.of_checkpoints("/srv/saved") / "weights").read_text() == "numbers"
 
 
 def test_a_script_that_ignores_the_stop_is_killed_after_its_grace(make_host: MakeHost) -> None:

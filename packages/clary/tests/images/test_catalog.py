@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clary.images.catalog import resolve, resolve_by_name, resolve_serving
+from clary.images.catalog import resolve, resolve_by_name, resolve_for_smdistributed, resolve_serving
 from clary.images.errors import ImageError
 from clary.images.releases import cuda_lock, releases, serving_pins, tensorflow_lock
 
@@ -180,3 +180,15 @@ def test_every_tensorflow_has_stubs_of_its_own_minor_version_and_openvino_where_
 def test_an_image_is_made_for_what_its_name_says():
     assert resolve_by_name("tensorflow-inference:2.19-cpu", gpu=False).serving
     assert not resolve_by_name("tensorflow-training:2.19-cpu-py312", gpu=False).serving
+
+
+def test_jobs_for_sagemakers_distributed_libraries_leave_python_3_7() -> None:
+    uri = "763104351884.dkr.ecr.us-east-1.amazonaws.com/tensorflow-training:2.4.1-gpu-py37-cu110-ubuntu18.04"
+    image = resolve_for_smdistributed(uri, gpu=False)
+    assert (image.uri, image.name) == (uri, "tensorflow-2.4.1-cpu-py38")
+    assert image.notices[-1].endswith("TensorFlow 2.4.1 runs on it, not on 3.7.")
+    assert any("is a GPU image" in notice for notice in image.notices)
+    assert resolve_for_smdistributed("tensorflow-training:2.11-cpu-py39") == resolve(
+        "tensorflow-training:2.11-cpu-py39"
+    )
+    assert resolve_for_smdistributed("tensorflow-training:2.1-cpu-py3").python == "3.7"  # no wheel for 3.8

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from clary.images import horovod
+from clary.images.build import ensure
 from clary.images.catalog import FrameworkImage, resolve
 from clary.images.interpreters import find
 
@@ -50,6 +53,36 @@ def test_what_failed_once_is_told_to_every_job_and_not_tried_again(root: Path, t
     assert "Horovod could not be compiled for this image" in first
     (second,) = horovod.ensure(image("2.15-cpu-py310"), root, pytest.fail, path=str(tools))
     assert second == first
+
+
+def test_what_is_compiled_for_one_image_never_comes_to_another(
+    plain_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "horovod-0.28.1.tar.gz"
+    files = {
+        "setup.py": "import sys\nfrom pathlib import Path\nfrom setuptools import setup\n"
+        "Path('horovod/tensorflow.py').write_text(f'built_by = {sys.prefix!r}')\n"
+        "setup(name='horovod', version='0.28.1', packages=['horovod'])\n",
+        "horovod/__init__.py": "",
+        "PKG-INFO": "Metadata-Version: 1.0\nName: horovod\nVersion: 0.28.1\n",
+    }
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"horovod-0.28.1/{name}")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    monkeypatch.setattr(horovod, "_REQUIREMENTS", (str(archive),))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in horovod.TOOLS:
+        (tools / name).write_text("#!/bin/sh\n")
+        (tools / name).chmod(0o755)
+    for number in (1, 2):
+        root = ensure(resolve(plain_uri), tmp_path / f"home-{number}", print).root
+        assert horovod.ensure(image("2.15-cpu-py310"), root, lambda _: None, path=str(tools)) == ()
+        program = "import sys, horovod.tensorflow as built; print(built.built_by == sys.prefix)"
+        done = subprocess.run([root / "bin" / "python", "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout == "True\n"
 
 
 @pytest.mark.slow

@@ -155,8 +155,9 @@ def arguments(plan: Plan) -> list[str]:
         options += ["--ro-bind", str(shown), path]
     if plan.sockets is not None:
         options += ["--bind", str(plan.sockets), SOCKETS_INSIDE]
-    if folder.checkpoints.is_dir() and spec.checkpoint is not None:
-        options += ["--bind", str(folder.checkpoints), spec.checkpoint.local_path]
+    for path, place in folder.places_of(spec.checkpoint, spec.tensorboard).items():
+        if not place.is_relative_to(folder.opt_ml):
+            options += ["--bind", str(place), path]
     options += [*_image(plan), *_gpus(plan), "--chdir", "/"]
     return options
 

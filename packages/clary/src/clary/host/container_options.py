@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clary.host.layout import OPT_ML
@@ -23,6 +24,7 @@ _OF_THE_ENGINE = re.compile(
     r"|DOCKER_(HOST|CONFIG|CONTEXT|TLS.*|CERT_PATH|API_VERSION|CLI.*|DEFAULT_PLATFORM|CONTENT_TRUST.*)"
     r"|GO(DEBUG|MAXPROCS|GC|MEMLIMIT|TRACEBACK)"
 )
+_CODE = "code"  # of the image: AWS's recipe for a container of one's own says COPY train.py /opt/ml/code/train.py
 _PATHS_OUTSIDE = {"PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_FIND_LINKS"}
 
 
@@ -91,14 +93,20 @@ def _network(plan: Plan) -> list[str]:
 
 
 def _mounts(plan: Plan) -> list[str]:
+    """Folder by folder, so that what the image itself has in /opt/ml stays: its programs often lie in /opt/ml/code."""
     spec, folder = plan.spec, plan.folder
-    words = ["--volume", f"{folder.opt_ml}:{OPT_ML}"]
-    if plan.sockets is not None:
-        words += ["--volume", f"{folder.model}:{OPT_ML}/model:ro"]
+    shown_otherwise = {_CODE, *(Path(path).name for path in plan.read_only)}
+    words: list[str] = []
+    for path in sorted(folder.opt_ml.iterdir()):
+        if path.is_dir() and path.name not in shown_otherwise:
+            mode = ":ro" if plan.sockets is not None and path == folder.model else ""
+            words += ["--volume", f"{path}:{OPT_ML}/{path.name}{mode}"]
     for path, shown in plan.read_only.items():
         words += ["--volume", f"{shown}:{path}:ro"]
-    if folder.checkpoints.is_dir() and spec.checkpoint is not None:
-        words += ["--volume", f"{folder.checkpoints}:{spec.checkpoint.local_path}"]
+    places = folder.places_of(spec.checkpoint, spec.tensorboard)
+    for path, place in places.items():
+        if not place.is_relative_to(folder.opt_ml) or place.is_relative_to(folder.opt_ml / _CODE):
+            words += ["--volume", f"{place}:{path}"]
     return words
 
 

@@ -40,6 +40,7 @@ class ContainerOrder:
     limits: Limits
     network_isolation: bool
     checkpoint: None = None
+    tensorboard: None = None
     peers: Sequence[Peer] = ()
 
 

@@ -56,7 +56,7 @@ class Container(Sandbox):
         engine, self._folder = image.engine, plan.folder
         self._engine = engine
         _write_mark(plan.folder.root, engine)
-        _let_anybody_write(plan.folder)
+        _let_anybody_write(plan)
         try:
             try:
                 return self._try(plan, image)
@@ -236,10 +236,11 @@ def _where(engine: Engine, name: str) -> tuple[int, int | None]:
         time.sleep(0.02)
 
 
-def _let_anybody_write(folder: HostFolder) -> None:
+def _let_anybody_write(plan: Plan) -> None:
     """An image may run its program as another user than root."""
-    written = (folder.opt_ml, folder.model, folder.output_data.parent, folder.output_data, folder.opt_ml / "code")
-    for path in (*written, folder.checkpoints, *folder.opt_ml.glob("checkpoints")):
+    spec, folder = plan.spec, plan.folder
+    written = (folder.model, folder.output_data.parent, folder.output_data)
+    for path in (*written, *folder.places_of(spec.checkpoint, spec.tensorboard).values()):
         if path.is_dir():
             path.chmod(0o777)
 

@@ -25,15 +25,22 @@ def prepare(spec: HostSpec, progress: Callable[[str], None]) -> BuiltImage | Own
     """
     from clary.images import horovod
     from clary.images.build import BuiltImage
-    from clary.images.catalog import resolve
+    from clary.images.catalog import resolve, resolve_for_smdistributed
 
-    prepared = _prepare(spec.image, spec.images_home, progress, resolve)
+    recipe_of = resolve_for_smdistributed if _is_smdistributed(spec) else resolve
+    prepared = _prepare(spec.image, spec.images_home, progress, recipe_of)
     if isinstance(prepared, BuiltImage):
-        recipe = resolve(spec.image)
+        recipe = recipe_of(spec.image)
         if horovod.fits(recipe) and _is_by_mpi(spec):
             notices = horovod.ensure(recipe, prepared.root, progress)
             return dataclasses.replace(prepared, notices=prepared.notices + notices)
     return prepared
+
+
+def _is_smdistributed(spec: HostSpec) -> bool:
+    """Whether the SDK asks for SageMaker's data parallel or model parallel library."""
+    given = spec.hyperparameters
+    return given.get("sagemaker_distributed_dataparallel_enabled") == "true" or "mp_parameters" in given
 
 
 def _is_by_mpi(spec: HostSpec) -> bool:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clary.host.spec import HostSpec
+    from clary.host.spec import Checkpoint, HostSpec
 
 OPT_ML = "/opt/ml"
 DEFAULT_GROUP = "homogeneousCluster"
@@ -56,7 +56,7 @@ class HostFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Checkpoints whose place is outside /opt/ml."""
+        """Checkpoints and TensorBoard logs whose place is outside /opt/ml, each below its own path."""
         return self.root / "checkpoints"
 
     @property
@@ -95,9 +95,16 @@ class HostFolder:
         return self.opt_ml / "output" / "data"
 
     def of_checkpoints(self, local_path: str) -> Path:
-        """Where a checkpoint folder lies that the job sees as `local_path`, inside /opt/ml or elsewhere."""
-        inside = local_path.removeprefix(OPT_ML + "/")
-        return self.checkpoints if inside.startswith("/") else self.opt_ml / inside
+        """Where a folder of checkpoints or TensorBoard logs lies that the job sees as `local_path`."""
+        path = PurePosixPath(local_path)
+        if path.is_relative_to(OPT_ML):
+            return self.opt_ml / path.relative_to(OPT_ML)
+        return self.checkpoints / path.relative_to("/")
+
+    def places_of(self, *synced: Checkpoint | None) -> dict[str, Path]:
+        """Where such folders lie, by the paths at which the job sees them."""
+        paths = {sync.local_path for sync in synced if sync is not None}
+        return {path: self.of_checkpoints(path) for path in sorted(paths)}
 
     @property
     def failure(self) -> Path:

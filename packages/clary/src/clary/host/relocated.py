@@ -40,8 +40,9 @@ def unsuitable(spec: Order) -> str:
         return "This job asks for network isolation"
     if len(spec.peers) > 1:
         return "A job with several hosts needs host names of its own"
-    if spec.checkpoint is not None and not spec.checkpoint.local_path.startswith(layout.OPT_ML):
-        return f"This job's checkpoints need the absolute path {spec.checkpoint.local_path}"
+    for what, synced in (("checkpoints", spec.checkpoint), ("TensorBoard logs", spec.tensorboard)):
+        if synced is not None and not synced.local_path.startswith(layout.OPT_ML):
+            return f"This job's {what} need the absolute path {synced.local_path}"
     return ""
 
 

@@ -116,6 +116,25 @@ def resolve_serving(uri: str, *, gpu: bool | None = None) -> FrameworkImage:
     return replace(image, serving=serving_pins(release, image.python), tensorflow_io=())
 
 
+def resolve_for_smdistributed(uri: str, *, gpu: bool | None = None) -> FrameworkImage:
+    """The recipe of an image whose scripts import SageMaker's distributed libraries: `resolve`'s, not on Python 3.7.
+
+    AWS had them in images of that Python; the modules that stand in for them need the next, for which TensorFlow 2.2
+    and later have wheels. Where there is none, the image is that of `resolve`.
+
+    Raises:
+        ImageError: as `resolve` does.
+    """
+    image = resolve(uri, gpu=gpu)
+    if image.framework != "tensorflow" or image.python != "3.7":
+        return image
+    newer = resolve(f"tensorflow-training:{image.version}-{image.device}-py38", gpu=gpu)
+    if newer.python != "3.8":
+        return image
+    said = f"SageMaker's distributed libraries need Python 3.8 here: TensorFlow {image.version} runs on it, not on 3.7."
+    return replace(newer, uri=uri, notices=(*image.notices, said))
+
+
 def resolve_by_name(uri: str, *, gpu: bool | None = None) -> FrameworkImage:
     """The recipe of `uri` for what its name says that it is for: serving for `tensorflow-inference`, else training.
 

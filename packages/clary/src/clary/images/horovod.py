@@ -82,7 +82,9 @@ def ensure(
 def _build(root: Path, lock: leases.BuildLock) -> str:
     """Why it failed, in a few lines; empty when it is there."""
     python = root / "bin" / "python"
-    install = ["pip", "install", "--python", str(python), "--no-deps", "--no-build-isolation", *_REQUIREMENTS]
+    # What is compiled fits this TensorFlow alone; from its cache uv would give it to every image of the same Python.
+    options = ("--no-cache", "--reinstall", "--no-deps", "--no-build-isolation")
+    install = ["pip", "install", "--python", str(python), *options, *_REQUIREMENTS]
     variables = {**uv_environment(), **_VARIABLES}
     variables["PATH"] = f"{root / 'bin'}:{variables.get('PATH', os.defpath)}"
     done = subprocess.run(

@@ -1,8 +1,9 @@
-"""What `clary run` changes in a Python process: nothing until the process imports an AWS SDK, then three things.
+"""What `clary run` changes in a Python process: nothing until the process imports an AWS SDK, then four things.
 
 1. The SageMaker SDKs call STS at a host they build themselves; its address becomes the server's.
 2. Their fixed waits become short (`_clary_polling`), unless CLARY_SDK_POLLING asks for the SDK's own.
 3. A botocore that predates AWS_ENDPOINT_URL (before 1.31) is given the address.
+4. A profile that a script names leads to no keys: those of the environment are the only ones that the server knows.
 
 Python 3.7 and later, standard library only; every process under `clary run` pays for what is imported here.
 """
@@ -119,12 +120,32 @@ def _redirect(endpoint: str) -> Patch:
 
         create_client.__doc__ = original.__doc__
         module.Session.create_client = create_client
+        _keep_profiles_a_name(module.Session)
         # It would tell of AWS_ENDPOINT_URL for every client of an SDK that shows information messages, as v2 does.
         logger = logging.getLogger("botocore.configprovider")
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.WARNING)
 
     return patch
+
+
+def _keep_profiles_a_name(session: Any) -> None:
+    """A session tells the profile that it was asked for, but reads nothing of it: neither keys nor settings."""
+    initialise, set_variable = session.__init__, session.set_config_variable
+
+    def initialise_without(self: Any, *args: Any, **kwargs: Any) -> None:
+        initialise(self, *args, **kwargs)
+        self._profile = self.instance_variables().get("profile")
+        self._session_instance_vars.pop("profile", None)
+
+    def set_config_variable(self: Any, logical_name: str, value: Any) -> None:
+        if logical_name == "profile":
+            self._profile = value
+        else:
+            set_variable(self, logical_name, value)
+
+    initialise_without.__doc__, set_config_variable.__doc__ = initialise.__doc__, set_variable.__doc__
+    session.__init__, session.set_config_variable = initialise_without, set_config_variable
 
 
 def _endpoint_for(service_name: str, given: str | None, endpoint: str) -> str | None:

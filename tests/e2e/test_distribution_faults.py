@@ -38,6 +38,12 @@ def test_a_rank_that_hangs_ends_the_job_after_the_patience_that_was_asked_for(se
     assert re.search(r"rank 0 waited 8 s in \w+ for rank 1", reason)
 
 
+def test_a_rank_that_ends_before_mpi_has_begun_ends_the_job_with_its_error(server: Server, sdk_v2: Path) -> None:
+    said = server.run(sdk_v2, "v2_faulty_ranks.py", "early")
+    assert "STATUS Failed" in said
+    assert "the data is not there" in said.split("REASON", 1)[1]
+
+
 def test_a_stop_reaches_every_rank(server: Server, sdk_v2: Path) -> None:
     said = server.run(sdk_v2, "v2_faulty_ranks.py", "stop")
     assert "stopped-0 rank 0 on algo-1" in said

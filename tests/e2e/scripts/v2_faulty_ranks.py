@@ -1,6 +1,6 @@
 """A job of two ranks on two hosts with a fault: `kill` kills one rank in mid-fit, `host` its host.
 
-`hang` halts the rank, `stop` stops the job.
+`hang` halts the rank, `stop` stops the job, `early` ends the rank before MPI has begun.
 """
 
 import sys

@@ -91,8 +91,9 @@ def test_a_wrong_shape_is_told_in_tensorflows_words_with_what_is_expected(enviro
     decided(zoo, "convolution", environment.case("convolution")["request"])
     answer = ask(zoo, "convolution", npy(np.zeros((1, 12, 12, 4), np.float32)), content_type="application/x-npy")
     assert answer.status == 400
-    assert "float of shape [-1, 12, 12, 3]" in answer.error
-    assert "Received image: shape [1, 12, 12, 4]" in answer.error
+    hint = answer.json()["hint"]
+    assert "float of shape [-1, 12, 12, 3]" in hint
+    assert "Received image: shape [1, 12, 12, 4]" in hint
 
 
 def test_values_that_are_no_numbers_go_to_tensorflow(environment, zoo):

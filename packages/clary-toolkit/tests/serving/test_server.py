@@ -98,9 +98,10 @@ def test_a_bad_request_is_told_why_and_the_server_lives(server, body, content_ty
     assert server.invoke(ROW).status == 200
 
 
-def test_an_error_is_tensorflow_servings_to_the_letter_and_the_advice_is_in_the_log(server):
-    said = server.invoke({"instances": [["]["]]}).error
-    assert said == (
+def test_an_error_is_tensorflow_servings_to_the_letter_with_advice_beside_it_and_in_the_log(server):
+    refused = server.invoke({"instances": [["]["]]})
+    assert refused.json()["hint"] == 'The signature "serving_default" expects x: float of shape [-1, 2] (-1 is any size).'
+    assert refused.error == (
         "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "
         'JSON Value: "][" Type: String is not of expected type: float'
     )

@@ -1,14 +1,19 @@
-"""Keras `fit` on ranks of which one is killed in mid-epoch, alone or with its host, or halted, or that are to be stopped."""
+"""Keras `fit` on ranks of which one is killed in mid-epoch, alone or with its host, or halted, or that are to be stopped;
+or of which one ends before it has come to MPI.
+"""
 
 import argparse
 import os
 import signal
+import sys
 import threading
 import time
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--fault")
 fault = parser.parse_known_args()[0].fault
+if fault == "early" and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+    sys.exit("the data is not there")
 if fault == "stop":
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in every thread that is still to come
 

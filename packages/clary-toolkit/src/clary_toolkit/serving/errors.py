@@ -12,8 +12,8 @@ from __future__ import annotations
 class ServingError(Exception):
     """An answer that is an error: `status` and a text for {"error": ...}.
 
-    `hint` is what the model's owner may want to know besides. It goes to the log alone: clients compare the text with
-    TensorFlow Serving's.
+    `hint` is what helps besides, such as what the model expects. It stands beside the text and not in it, which clients
+    compare with TensorFlow Serving's; and in the log.
     """
 
     def __init__(self, message: str, status: int = 500, hint: str = "") -> None:

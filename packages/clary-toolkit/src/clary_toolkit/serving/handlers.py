@@ -80,7 +80,7 @@ class Handlers:
                 return _relayed(reply)
             return _answer(self._output(_response(reply, context.rest_uri), context), "output_handler")
         except ServingError as error:
-            return Answer(error.status, json_writing.error(error.message))
+            return Answer(error.status, json_writing.error(error.message, error.hint))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary to the user's code
             trace = log.exception("exception handling request: {}".format(error))
             document = {"error": str(error) or type(error).__name__, "traceback": trace}

@@ -84,9 +84,10 @@ def columns(outputs: Mapping[str, np.ndarray], compact: bool) -> bytes:
     return _encode('{"outputs": ' + body + "}" if compact else '{\n    "outputs": ' + body + "\n}")
 
 
-def error(message: str) -> bytes:
-    """{"error": message}"""
-    return b'{"error": ' + json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"}"
+def error(message: str, hint: str = "") -> bytes:
+    """{"error": message}, and a member of its own for a hint: clients compare the error with TensorFlow Serving's."""
+    document = {"error": message, "hint": hint} if hint else {"error": message}
+    return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def decimal(value: float, single: bool = True) -> str:

@@ -89,7 +89,7 @@ class MultiModel:
             else:
                 raise ServingError("{} {} is not possible.".format(request.method, request.path), 405)
         except ServingError as error:
-            exchange.answer(error.status, json_writing.error(error.message))
+            exchange.answer(error.status, json_writing.error(error.message, error.hint))
 
     def load(self, name: str, url: str) -> None:
         """Load the model in the folder `url`.
@@ -169,7 +169,7 @@ class MultiModel:
             self.load(order["model_name"], order["url"])
             self._answer_json(exchange, {"success": "Successfully loaded model {}.".format(order["model_name"])})
         except StartupError as error:
-            exchange.answer(500, json_writing.error(error.message))
+            exchange.answer(500, json_writing.error(error.message, error.hint))
         except ValueError as error:
             exchange.answer(400, json_writing.error("The order to load a model is no JSON: {}".format(error)))
         except Exception as error:  # noqa: BLE001 - the boundary: the platform gets the error

@@ -162,7 +162,7 @@ def failure(error: Exception) -> Answer:
     """The answer that tells of an error; those that are no ServingError are mistakes of the server, and logged."""
     if isinstance(error, ServingError):
         log.hint(error.message, error.hint)
-        return Answer(error.status, json_writing.error(error.message))
+        return Answer(error.status, json_writing.error(error.message, error.hint))
     log.exception("A request failed")
     return Answer(500, json_writing.error("{}: {}".format(type(error).__name__, error)))
 

@@ -100,7 +100,8 @@ def test_a_bad_request_is_told_why_and_the_server_lives(server, body, content_ty
 
 def test_an_error_is_tensorflow_servings_to_the_letter_with_advice_beside_it_and_in_the_log(server):
     refused = server.invoke({"instances": [["]["]]})
-    assert refused.json()["hint"] == 'The signature "serving_default" expects x: float of shape [-1, 2] (-1 is any size).'
+    expects = 'The signature "serving_default" expects x: float of shape [-1, 2] (-1 is any size).'
+    assert refused.json()["hint"] == expects
     assert refused.error == (
         "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "
         'JSON Value: "][" Type: String is not of expected type: float'

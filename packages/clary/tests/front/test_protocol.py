@@ -1,8 +1,9 @@
-"""A connection without a request is given up; one that is used is not."""
+"""A connection without a request is given up, as is one whose client may leave a body out; one that is used is not."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import uvicorn
 
@@ -14,17 +15,31 @@ async def _hello(scope, receive, send):
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-async def test_a_client_that_never_finishes_its_head_is_given_up(monkeypatch):
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+async def _reading(scope, receive, send):
+    message = await receive()
+    assert message["body"] == b"body"
+    await _hello(scope, receive, send)
+
+
+@asynccontextmanager
+async def serving(application):
+    """The address of a server that speaks the protocol."""
     config = uvicorn.Config(
-        _hello, port=0, http=protocol.PromptProtocol, ws="none", lifespan="off", log_config=None, interface="asgi3"
+        application, port=0, http=protocol.PromptProtocol, ws="none", lifespan="off", log_config=None, interface="asgi3"
     )
     config.load()
-    loop = asyncio.get_running_loop()
     state = uvicorn.server.ServerState()
+    loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: protocol.PromptProtocol(config, state, {}), "127.0.0.1", 0)
-    address = server.sockets[0].getsockname()
     try:
+        yield server.sockets[0].getsockname()
+    finally:
+        server.close()
+
+
+async def test_a_client_that_never_finishes_its_head_is_given_up(monkeypatch):
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    async with serving(_hello) as address:
         for sent in (b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "):
             reader, writer = await asyncio.open_connection(*address)
             writer.write(sent)
@@ -34,5 +49,29 @@ async def test_a_client_that_never_finishes_its_head_is_given_up(monkeypatch):
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await asyncio.wait_for(reader.readuntil(b"ok"), 10)).startswith(b"HTTP/1.1 200")
         writer.close()
-    finally:
-        server.close()
+
+
+ASKING = b"PUT / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+
+
+async def test_a_client_that_is_answered_before_it_sends_its_body_learns_that_the_connection_ends():
+    async with serving(_hello) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(ASKING)
+        said = await asyncio.wait_for(reader.read(), 10)  # to the end of the connection
+        assert said.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in said
+        writer.close()
+
+
+async def test_a_client_that_is_told_to_send_its_body_keeps_its_connection():
+    async with serving(_reading) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        for _ in range(2):
+            writer.write(ASKING)
+            assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"body")
+            said = await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+            assert said.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" not in said
+        writer.close()

@@ -45,10 +45,26 @@ class PromptProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_came()
         super().on_headers_complete()
+        if self.expect_100_continue:
+            self._close_if_answered_early()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self.scope[COMPLETE] = True  # type: ignore[typeddict-unknown-key]
+
+    def _close_if_answered_early(self) -> None:
+        """A client that asked whether to send its body, and gets its answer instead, may leave the body out. What it
+        sent next on the connection would be taken for that body: the answer says that the connection ends.
+        """
+        cycle: Any = self.cycle
+        send = cycle.send
+
+        async def send_closing(message: Any) -> None:
+            if not cycle.response_started and cycle.waiting_for_100_continue and not cycle.scope.get(COMPLETE):
+                cycle.keep_alive = False
+            await send(message)
+
+        cycle.send = send_closing
 
     def _await_head(self) -> None:
         self._awaited = self.loop.call_later(HEAD_SECONDS, self.transport.close)

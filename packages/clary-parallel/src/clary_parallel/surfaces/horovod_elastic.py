@@ -181,3 +181,9 @@ class UpdateEpochStateCallback(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.state.epoch = self._before + epoch + 1
+
+
+__all__ = [
+    "CommitStateCallback", "KerasState", "ObjectState", "TensorFlowKerasState", "TensorFlowState",
+    "UpdateBatchStateCallback", "UpdateEpochStateCallback", "run",
+]  # fmt: skip

@@ -3,7 +3,8 @@
 One pinned core a rank, one thread each; where there are more ranks than cores, cores are shared. An MLP (8 layers of
 1024, micro-batches of 256 examples) and a Transformer (8 blocks of 256, micro-batches of 8 × 64 tokens). Each library
 is measured over its own single process: "parts" trains the same micro-batches one after the other on one core, "whole"
-the whole batch in one call. The least of several steps counts, since other work on the machine only makes one longer.
+the whole batch in one call. The least of several steps in three rounds counts, since other work on the machine only
+makes one longer.
 
 Run: make bench NAME=pipeline, or python benchmarks/pipeline.py PART... with the parts planning, mlp, mlp_long,
 transformer, schedules, four, plans; the rows of other parts stay as they are in results/pipeline.json.
@@ -92,7 +93,7 @@ def found(done: subprocess.CompletedProcess[str]) -> Cases:
 
 
 def speed_ups(
-    ranks: int, cases: Sequence[str], bars: dict[str, float], rounds: int = 1
+    ranks: int, cases: Sequence[str], bars: dict[str, float], rounds: int = 3
 ) -> tuple[list[Measurement], Cases]:
     """Rows of the speed-up over one process, ours beside the peer's; and our own measurements."""
     alone = sorted(
@@ -158,7 +159,9 @@ def two(case: str, bar: float | None, *others: str) -> list[Measurement]:
     costs = Costs(
         forward=np.array([first["F0"], last["F1"] / 3]),
         backward=np.array([first["B0"], last["F1"] * 2 / 3]),
+        weight=np.array([0.0, last["F1"] / 3]),
         update=np.array(watched["update"]),
+        inputs_first=True,
     )
     predicted = simulate(interleaved(2, microbatches), costs).step_time
     bubble, equal, theory = 1 - busy / (2 * step), 1 / (microbatches + 1), 1 - busy / (2 * predicted)

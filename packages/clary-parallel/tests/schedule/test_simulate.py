@@ -18,6 +18,7 @@ def reference_step_time(schedule: Schedule, costs: Costs) -> float:
     delay = costs.communication if schedule.ranks > 1 else 0.0
     done: dict[tuple[int, int, int], float] = {}
     at, free = [0] * schedule.ranks, [0.0] * schedule.ranks
+    forwards = [sum(action.work is Work.FORWARD for action in order) for order in orders]
     while any(at[rank] < len(orders[rank]) for rank in range(schedule.ranks)):
         for rank in range(schedule.ranks):
             if at[rank] == len(orders[rank]):
@@ -35,7 +36,10 @@ def reference_step_time(schedule: Schedule, costs: Costs) -> float:
             if work is Work.BACKWARD and schedule.splits_backward:
                 cost -= costs.weight
             free[rank] = max(free[rank], arrived) + cost + costs.overhead
-            done[stage, microbatch, work] = free[rank]
+            forwards[rank] -= work is Work.FORWARD
+            hurries = costs.inputs_first and work is Work.BACKWARD and not forwards[rank]
+            early = costs.weight if hurries and not schedule.splits_backward else 0.0
+            done[stage, microbatch, work] = free[rank] - early
             at[rank] += 1
     return max(free)
 
@@ -52,6 +56,7 @@ def test_the_rounds_give_the_times_of_a_simulation_action_by_action(name, ranks,
         weight=1.0,
         communication=data.draw(st.floats(0, 3)),
         overhead=data.draw(st.floats(0, 1)),
+        inputs_first=data.draw(st.booleans()),
     )
 
     assert simulate(schedule, costs).step_time == pytest.approx(reference_step_time(schedule, costs))
@@ -71,6 +76,13 @@ def test_communication_delays_who_receives_and_not_who_sends():
     assert with_delay.step_time == without.step_time + 1.0
     assert simulate(interleaved(1, 4), Costs(communication=0.5)).step_time == 12.0
     assert with_delay.sent == 2
+
+
+def test_gradients_that_go_on_before_those_of_weights_shorten_the_end_of_a_step():
+    whole, sooner = simulate(interleaved(4, 8)), simulate(interleaved(4, 8), Costs(inputs_first=True))
+
+    assert whole.step_time - sooner.step_time == 3.0  # the gradients of one stage's weights at each boundary
+    assert simulate(simple(4, 8), Costs(inputs_first=True)).step_time == sooner.step_time
 
 
 def test_hundreds_of_stages_have_the_bubble_of_the_formula():

@@ -91,7 +91,7 @@ class Program:
                 self._totals = [self.cut.parts.gradient_sum(variable) for variable in trainable]
                 loss = self._loss() if layout.number == last else None
                 xla = self.job.parameters.xla
-                stages[layout.number] = Stage(StageCode(layout, loss, self.trains, False, self._totals, xla=xla))
+                stages[layout.number] = Stage(StageCode(layout, loss, self.trains, self._totals, xla=xla))
         return stages
 
     def _loss(self) -> LossFunction:
@@ -239,18 +239,21 @@ class _Keeping:
         """See `StageProgram`."""
         return self._stage.forward(microbatch, inputs)
 
-    def backward(self, microbatch: int, gradients: Arrays) -> Arrays:
+    def backward(self, microbatch: int, gradients: Arrays, weights: bool) -> Arrays:
         """See `StageProgram`."""
-        sent = self._stage.backward(microbatch, gradients)
-        self.taken[microbatch] = self._take()
+        sent = self._stage.backward(microbatch, gradients, weights)
+        if weights:
+            self.taken[microbatch] = self._take()
         return sent
 
     def weight(self, microbatch: int) -> None:
         """See `StageProgram`."""
         self._stage.weight(microbatch)
-
-    def forward_and_backward(self, microbatch: int, inputs: Arrays) -> Arrays:
-        """See `StageProgram`."""
-        sent = self._stage.forward_and_backward(microbatch, inputs)
         self.taken[microbatch] = self._take()
+
+    def forward_and_backward(self, microbatch: int, inputs: Arrays, weights: bool) -> Arrays:
+        """See `StageProgram`."""
+        sent = self._stage.forward_and_backward(microbatch, inputs, weights)
+        if weights:
+            self.taken[microbatch] = self._take()
         return sent

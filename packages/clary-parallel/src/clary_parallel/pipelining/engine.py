@@ -100,8 +100,7 @@ class Engine:
         ]
         self.with_gradient: list[int] = []
         self.observer: Observer | None = None
-        split = settings.schedule == "zero_bubble"
-        self._stages = {training: self._make_stages(loss, training, split) for training in (True, False)}
+        self._stages = {training: self._make_stages(loss, training) for training in (True, False)}
         self._known: dict[Any, list[tuple[dict[int, Compiled], bool]]] = {}
         self._schedules: dict[tuple[bool, int], Schedule] = {}
 
@@ -155,7 +154,7 @@ class Engine:
                 if self.owner[layout.number] != self.transport.rank:
                     variable.assign(value)
 
-    def _make_stages(self, loss: LossFunction, training: bool, split: bool) -> dict[int, Stage]:
+    def _make_stages(self, loss: LossFunction, training: bool) -> dict[int, Stage]:
         stages: dict[int, Stage] = {}
         first = 0
         for layout in self.mine:
@@ -163,7 +162,7 @@ class Engine:
             last = layout.number == len(self.layouts) - 1
             own = self.gradients[first : first + count]
             recompute = self.settings.recompute and training
-            code = StageCode(layout, loss if last else None, training, split, own, recompute, self.settings.xla)
+            code = StageCode(layout, loss if last else None, training, own, recompute, self.settings.xla)
             stages[layout.number] = Stage(code)
             first += count
         return stages

@@ -7,7 +7,7 @@ with exactly the intermediate results that it needs saved, and without a gradien
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 
 class Phases:
-    """The phases of one traced function.
+    """The phases of one traced function, and runs of several of them as one.
 
     Args:
         concrete: The traced function. Its captured variables are used as they are.
@@ -37,63 +37,90 @@ class Phases:
         later: Sequence[Any] = (),
         xla: bool = False,
     ) -> None:
-        cutter = _Cutter(concrete, arguments, xla)
-        done: set[str] = set()
-        parts: list[_Part] = []
-        for wanted, changes in zip(fetches[:-1], effects[:-1], strict=True):
-            parts.append(cutter.part(wanted, changes, done, set()))
-            done.update(parts[-1].names)
+        self._cutter = _Cutter(concrete, arguments, xla)
+        self._fetches, self._arguments, self._effects = fetches, arguments, effects
+        self._last = len(fetches) - 1
         # The two ways to run the last phase part only in their own effects, which may not draw in the other's.
-        ends = [
-            cutter.part(fetches[-1], [*effects[-1], *own], done, {op.name for op in other})
-            for own, other in (((first, later), (later, first)) if later else (((), ()),))
-        ]
-        self._two_ends = len(ends) == 2
-        self._takes: list[list[str]] = []
-        self._gives: list[list[str]] = []
-        self._functions: list[Any] = []
-        self._kept: list[tuple[str, ...]] = []
-        self._arguments = [[placeholder.name for placeholder in group] for group in arguments]
-        rows = [*enumerate(parts), *((len(parts), end) for end in ends)]
-        for number, part in rows:
-            after = [crossing for other, each in rows if other > number for crossing in each.crossing]
-            takes = [name for name in part.crossing if cutter.is_saved(name, self._arguments[number])]
-            gives = list(dict.fromkeys(name for name in after if name.split(":")[0] in part.names))
-            self._takes.append(takes)
-            self._gives.append(gives)
-            self._kept.append(tuple(dict.fromkeys(name for name in after if cutter.is_saved(name, []))))
-            returns = [tensor.name for tensor in fetches[number]] + gives
-            self._functions.append(cutter.function(part, self._arguments[number] + takes, returns))
+        self._ends = {True: (first, later), False: (later, first)} if later else {False: ((), ())}
+        self._rows: dict[tuple[int, int, bool], _Row] = {}
+        # What earlier phases have done, by the number of phases; and what each phase takes.
+        self._done: list[frozenset[str]] = [frozenset()]
+        crossing: list[list[str]] = []
+        for number in range(len(fetches)):
+            parts = [self._part(number, number, end) for end in (self._ends if number == self._last else (False,))]
+            self._done.append(self._done[-1].union(*(part.names for part in parts)))
+            crossing.append([name for part in parts for name in part.crossing])
+        self._after = [[name for each in crossing[number:] for name in each] for number in range(len(fetches) + 1)]
 
-    def call(self, phase: int, arguments: Sequence[Any], saved: dict[str, Any], first: bool = False) -> list[Any]:
-        """Run a phase of one micro-batch; phases are run in order.
+    def call(
+        self,
+        phase: int,
+        arguments: Sequence[Any],
+        saved: dict[str, Any],
+        first: bool = False,
+        through: int | None = None,
+    ) -> list[Any]:
+        """Run a phase of one micro-batch, or several as one; phases are run in order.
+
+        A phase hands on the same tensors however it is run, so each micro-batch may run its phases as it likes. A
+        phase's function is made when it is first called.
 
         Args:
             phase: Which one.
-            arguments: Tensors for the phase's placeholders.
+            arguments: Tensors for the placeholders of the phases that are run.
             saved: What earlier phases of this micro-batch handed on; changed: what this one hands on is added, and what
                 no later phase needs is dropped.
             first: Whether the last phase has the side effects of the first time.
+            through: The last of the phases that are run as one; by default `phase` alone is run.
 
         Returns:
-            The phase's fetches.
+            The fetches of the phases.
         """
-        last = phase == len(self._arguments) - 1
-        row = phase + (last and self._two_ends and not first)
-        function = self._functions[row]
-        taken = [*arguments, *[saved[name] for name in self._takes[row]]]
+        end = phase if through is None else through
+        key = (phase, end, first and end == self._last and len(self._ends) == 2)
+        row = self._rows.get(key) or self._make_row(*key)
+        taken = [*arguments, *[saved[name] for name in row.takes]]
         # The public call binds its arguments to a signature, which takes longer than running a small stage.
-        results = function._call_flat(taken, function.captured_inputs)
-        gives = self._gives[row]
-        fetched = len(results) - len(gives)
-        if last:
+        results = row.function._call_flat(taken, row.function.captured_inputs)
+        if end == self._last:
             saved.clear()
             return results
-        known = {**saved, **dict(zip(self._arguments[phase], arguments, strict=True))}
-        known.update(zip(gives, results[fetched:], strict=True))
+        fetched = len(results) - len(row.gives)
+        known = {**saved, **dict(zip(row.arguments, arguments, strict=True))}
+        known.update(zip(row.gives, results[fetched:], strict=True))
         saved.clear()
-        saved.update((name, known[name]) for name in self._kept[row] if name in known)
+        saved.update((name, known[name]) for name in row.kept if name in known)
         return results[:fetched]
+
+    def _part(self, begin: int, end: int, first: bool) -> _Part:
+        """What phases run that are run as one."""
+        wanted = [tensor for group in self._fetches[begin : end + 1] for tensor in group]
+        changes = [op for group in self._effects[begin : end + 1] for op in group]
+        own, other = self._ends[first] if end == self._last else ((), ())
+        return self._cutter.part(wanted, [*changes, *own], self._done[begin], {op.name for op in other})
+
+    def _make_row(self, begin: int, end: int, first: bool) -> _Row:
+        part = self._part(begin, end, first)
+        arguments = [item.name for group in self._arguments[begin : end + 1] for item in group]
+        after, is_saved = self._after[end + 1], self._cutter.is_saved
+        takes = [name for name in part.crossing if is_saved(name, arguments)]
+        gives = list(dict.fromkeys(name for name in after if name.split(":")[0] in part.names))
+        kept = tuple(dict.fromkeys(name for name in after if is_saved(name, [])))
+        returns = [tensor.name for group in self._fetches[begin : end + 1] for tensor in group] + gives
+        function = self._cutter.function(part, arguments + takes, returns)
+        row = self._rows[begin, end, first] = _Row(function, arguments, takes, gives, kept)
+        return row
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Phases that are run as one: their function, and names of what it is called with, hands on and leaves kept."""
+
+    function: Any
+    arguments: list[str]
+    takes: list[str]
+    gives: list[str]
+    kept: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -115,7 +142,7 @@ class _Cutter:
         self.library, self.versions = definition.library, definition.versions
         self.nodes = {node.name: node for node in definition.node}
 
-    def part(self, wanted: Sequence[Any], effects: Sequence[Any], done: set[str], without: set[str]) -> _Part:
+    def part(self, wanted: Sequence[Any], effects: Sequence[Any], done: Set[str], without: Set[str]) -> _Part:
         """The part that computes what is wanted, as far as earlier parts have not."""
         order, crossing = _part([*(tensor.op for tensor in wanted), *effects], done, without)
         # A result that came about on the way to an earlier phase's is handed on like any other.
@@ -132,7 +159,7 @@ class _Cutter:
         return _function(definition, part.crossing, parameters, self.captured, returns, self.graph, self.xla)
 
 
-def _part(roots: Sequence[Any], done: set[str], without: set[str]) -> tuple[list[str], list[str]]:
+def _part(roots: Sequence[Any], done: Set[str], without: Set[str]) -> tuple[list[str], list[str]]:
     """Names of the operations that a phase must run, and of the tensors that it takes from elsewhere."""
     part: dict[str, None] = {}
     crossing: dict[str, None] = {}
@@ -203,7 +230,9 @@ def _function(
         )
         return [found[name] if name in found else tf.identity(at_hand[name]) for name in returns]
 
-    return tf.function(body, input_signature=specs, autograph=False, jit_compile=xla or None).get_concrete_function()
+    function = tf.function(body, input_signature=specs, autograph=False, jit_compile=xla or None)
+    with tf.init_scope():  # A phase may be called first while another function is traced, to which it does not belong.
+        return function.get_concrete_function()
 
 
 def _short(name: str) -> str:

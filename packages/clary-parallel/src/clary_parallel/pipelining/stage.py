@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from clary_parallel.pipelining.arrays import array_of, tensor_of
@@ -44,6 +43,7 @@ class Stage:
         self._current: list[Compiled] = []
         self._saved: dict[int, dict[str, Any]] = {}
         self._begun: dict[int, tuple[list[Any], list[Any]]] = {}
+        self._factors: dict[float, Any] = {}
         self._is_first = True
 
     def begin(self, feeds: list[Feed], compiled: list[Compiled]) -> None:
@@ -51,6 +51,7 @@ class Stage:
         self.feeds, self._current = feeds, compiled
         self.results, self._saved, self._begun = Results(), {}, {}
         self._is_first = True
+        self._factors = {value: tf.constant(value) for feed in feeds for value in (feed.share, feed.loss_scale)}
 
     def forward_specs(self, microbatch: int) -> Sequence[Spec]:
         """See `StageProgram`."""
@@ -69,17 +70,17 @@ class Stage:
         fetched = self._current[microbatch].phases.call(0, arguments, saved)
         return self._keep(microbatch, fetched)
 
-    def backward(self, microbatch: int, gradients: Arrays) -> Arrays:
+    def backward(self, microbatch: int, gradients: Arrays, weights: bool) -> Arrays:
         """See `StageProgram`."""
         saved = self._saved[microbatch]
         arriving = [tensor_of(item) for item in gradients]
-        again = self._current[microbatch].again
-        first = not self.code.split and self._begins()
-        if again is None:
-            fetched = self._current[microbatch].phases.call(1, arriving, saved, first)
+        first = weights and self._begins()
+        current = self._current[microbatch]
+        if current.again is None:
+            fetched = current.phases.call(1, arriving, saved, first, through=2 if weights else 1)
         else:
-            fetched = self._again(again, microbatch, arriving, saved, first)
-        if not self.code.split:
+            fetched = self._again(current.again, microbatch, arriving, saved, first, weights)
+        if weights:
             del self._saved[microbatch]
         return [array_of(tensor) for tensor in fetched]
 
@@ -89,14 +90,19 @@ class Stage:
         phases, number = (current.phases, 2) if current.again is None else (current.again, 1)
         phases.call(number, [], self._saved.pop(microbatch), self._begins())
 
-    def forward_and_backward(self, microbatch: int, inputs: Arrays) -> Arrays:
+    def forward_and_backward(self, microbatch: int, inputs: Arrays, weights: bool) -> Arrays:
         """See `StageProgram`."""
-        fused = self._current[microbatch].fused
-        if fused is None:
+        current = self._current[microbatch]
+        if current.again is not None:
             self.forward(microbatch, inputs)
-            return self.backward(microbatch, ())
-        fetched = fused.call(0, self._arguments(microbatch, inputs), {}, self._begins())
-        sent_back = sum(crossing.has_gradient for crossing in self._current[microbatch].takes)
+            return self.backward(microbatch, (), weights)
+        saved: dict[str, Any] = {}
+        first = weights and self._begins()
+        through = 2 if weights else 1
+        fetched = current.phases.call(0, self._arguments(microbatch, inputs), saved, first, through)
+        if not weights:
+            self._saved[microbatch] = saved
+        sent_back = sum(crossing.has_gradient for crossing in current.takes)
         self._keep(microbatch, fetched[: len(fetched) - sent_back])
         return [array_of(tensor) for tensor in fetched[len(fetched) - sent_back :]]
 
@@ -114,22 +120,22 @@ class Stage:
         return first
 
     def _again(
-        self, again: Phases, microbatch: int, arriving: list[Any], saved: dict[str, Any], first: bool
+        self, again: Phases, microbatch: int, arriving: list[Any], saved: dict[str, Any], first: bool, weights: bool
     ) -> list[Any]:
         """Forward and backward from where the forward began: the same dropout, and running means as they are now."""
         arguments, begun = self._begun.pop(microbatch)
         now = [tf.identity(variable) for variable in self._state]
         for variable, value in zip(self._state, begun, strict=True):
             variable.assign(value)
-        fetched = again.call(0, [*arguments, *arriving], saved, first)
+        fetched = again.call(0, [*arguments, *arriving], saved, first, through=1 if weights else 0)
         for variable, value in zip(self._state, now, strict=True):
             variable.assign(value)
         return fetched
 
     def _arguments(self, microbatch: int, inputs: Arrays) -> list[Any]:
         feed = self.feeds[microbatch]
-        own = [*feed.inputs, *feed.targets, *feed.sample_weights, np.float32(feed.share), np.float32(feed.loss_scale)]
-        return [tensor_of(item) for item in (*inputs, *own)]
+        own = [*feed.inputs, *feed.targets, *feed.sample_weights]
+        return [*map(tensor_of, (*inputs, *own)), self._factors[feed.share], self._factors[feed.loss_scale]]
 
     def _keep(self, microbatch: int, fetched: list[Any]) -> Arrays:
         """Keep the losses (and the model's outputs, on the last stage); return what is sent on."""

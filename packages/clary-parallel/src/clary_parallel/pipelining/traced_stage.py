@@ -72,7 +72,6 @@ class StageCode:
         layout: The stage.
         loss: The loss of the model's outputs, on the last stage.
         training: Whether there are backwards.
-        split: Whether gradients of weights are a phase of their own.
         gradients: One variable for each trainable variable of the stage, in which gradients of micro-batches add up.
         recompute: Whether the backward computes the forward again instead of taking its intermediate results.
         xla: Whether XLA compiles the stage's functions.
@@ -81,7 +80,6 @@ class StageCode:
     layout: StageLayout
     loss: LossFunction | None
     training: bool
-    split: bool
     gradients: Sequence[Any]
     recompute: bool = False
     xla: bool = False
@@ -92,9 +90,8 @@ class Compiled:
     """A stage's functions for one size of micro-batch.
 
     Args:
-        phases: Forward, backward (of training, in one or two phases).
-        fused: All phases as one; for the last stage of training.
-        again: The backward when it computes the forward again.
+        phases: Forward; and of training backward and gradients of weights, unless `again` has them.
+        again: Backward, which computes the forward again, and gradients of weights.
         takes: What crosses the boundary before the stage.
         gives: What crosses the boundary after it.
         with_gradient: Numbers of the variables that get a gradient.
@@ -102,7 +99,6 @@ class Compiled:
     """
 
     phases: Phases
-    fused: Phases | None
     again: Phases | None
     takes: tuple[Crossing, ...]
     gives: tuple[Crossing, ...]
@@ -166,31 +162,18 @@ def sum_of_losses(losses: Sequence[Any]) -> Any:
 def _cut(code: StageCode, concrete: Any, arguments: list[Any], seen: _Seen, takes: tuple[Crossing, ...]) -> Compiled:
     """The traced graph as phases."""
     effects = [op for op in concrete.graph.control_outputs if op.name in seen.forward_operations]
-    fused, again = None, None
+    again = None
     ends = {"first": seen.sets, "later": seen.adds}
-    if not code.training:
-        phases = Phases(concrete, [seen.forward], [arguments], [effects], xla=code.xla)
+    if code.training and not code.recompute:
+        fetches, given = [seen.forward, seen.backward, []], [arguments, seen.arriving, []]
+        phases = Phases(concrete, fetches, given, [effects, [], []], **ends, xla=code.xla)
     else:
-        if code.loss is not None and not code.split:
-            fused = Phases(concrete, [[*seen.forward, *seen.backward]], [arguments], [effects], **ends, xla=code.xla)
-        # Gradients of weights are added with the backward, or in a phase of their own.
-        fetches: list[list[Any]] = [seen.backward, []] if code.split else [seen.backward]
-        free: list[list[Any]] = [[]] if code.split else []
-        if code.recompute:
-            phases = Phases(concrete, [seen.forward], [arguments], [effects], xla=code.xla)
-            both = [[*arguments, *seen.arriving], *free]
-            again = Phases(concrete, fetches, both, [effects, *free], **ends, xla=code.xla)
-        else:
-            phases = Phases(
-                concrete,
-                [seen.forward, *fetches],
-                [arguments, seen.arriving, *free],
-                [effects, [], *free],
-                **ends,
-                xla=code.xla,
-            )
+        phases = Phases(concrete, [seen.forward], [arguments], [effects], xla=code.xla)
+        if code.training:
+            fetches, given = [seen.backward, []], [[*arguments, *seen.arriving], []]
+            again = Phases(concrete, fetches, given, [effects, []], **ends, xla=code.xla)
     gives, with_gradient = tuple(seen.gives), tuple(seen.with_gradient)
-    return Compiled(phases, fused, again, takes, gives, with_gradient, bool(code.layout.network.losses))
+    return Compiled(phases, again, takes, gives, with_gradient, bool(code.layout.network.losses))
 
 
 def _forward(

@@ -42,15 +42,15 @@ class StageProgram(Protocol):
         """Compute what the next stage takes."""
         ...
 
-    def backward(self, microbatch: int, gradients: Arrays) -> Arrays:
-        """Compute the gradients of what `forward` took; unless `weight` does, gradients of weights too."""
+    def backward(self, microbatch: int, gradients: Arrays, weights: bool) -> Arrays:
+        """Compute the gradients of what `forward` took, and with `weights` those of weights."""
         ...
 
     def weight(self, microbatch: int) -> None:
-        """Compute the gradients of weights, in a schedule that splits the backward."""
+        """Compute the gradients of weights, after a `backward` without them."""
         ...
 
-    def forward_and_backward(self, microbatch: int, inputs: Arrays) -> Arrays:
+    def forward_and_backward(self, microbatch: int, inputs: Arrays, weights: bool) -> Arrays:
         """Both at once, on the last stage, where a schedule has them in a row."""
         ...
 
@@ -94,6 +94,8 @@ class _Step:
         self.sending: deque[tuple[Request, np.ndarray[Any, Any]]] = deque()
         self.next_to_post = 0
         self.splits_backward = schedule.splits_backward
+        forwards = [place for place, action in enumerate(self.actions) if action.work is Work.FORWARD]
+        self.last_forward = forwards[-1]
 
     def run(self) -> None:
         skip = False
@@ -106,13 +108,17 @@ class _Step:
             began = time.perf_counter()
             if action.work is Work.WEIGHT:
                 program.weight(action.microbatch)
-            elif action.work is Work.BACKWARD:
-                self._send(action, program.backward(action.microbatch, taken))
-            elif self._backward_follows(place):
-                skip = True
-                self._send(self.actions[place + 1], program.forward_and_backward(action.microbatch, taken))
-            else:
+            elif action.work is Work.FORWARD and not self._backward_follows(place):
                 self._send(action, program.forward(action.microbatch, taken))
+            else:
+                skip = action.work is Work.FORWARD
+                compute = program.forward_and_backward if skip else program.backward
+                # When a rank has no forwards left, the one before waits for its gradients: they go first.
+                hurry = place >= self.last_forward and action.stage > 0 and self.schedule.ranks > 1
+                sent = compute(action.microbatch, taken, not (hurry or self.splits_backward))
+                self._send(Action(action.stage, action.microbatch, Work.BACKWARD), sent)
+                if hurry and not self.splits_backward:
+                    program.weight(action.microbatch)
             self._drop_sent()
             if self.observer is not None:
                 self.observer(action, began, time.perf_counter())

@@ -29,13 +29,16 @@ class Costs:
     Args:
         forward: Time of a stage's forward for a micro-batch.
         backward: Time of a stage's whole backward; a split backward takes `backward - weight`.
-        weight: The part of the backward that computes gradients of weights; read by schedules that split it.
+        weight: The part of the backward that computes gradients of weights; read by schedules that split it, and with
+            `inputs_first`.
         communication: Time from the end of an action until its result is at the next rank; it delays the receiver
             and not the sender. For stages on one rank it is nothing.
         overhead: Time that each action takes besides its work.
         update: Time of the optimizer at the end of a step.
         activation_bytes: What a forward keeps until its gradients are done.
         weight_bytes: What a stage holds all the time: weights, gradients and optimizer state.
+        inputs_first: Whether a rank that has no forwards left sends gradients on before it computes those of weights,
+            as `execute` does. The published theories of schedules send them at the end of the backward.
     """
 
     forward: PerStage = 1.0
@@ -46,6 +49,7 @@ class Costs:
     update: PerStage = 0.0
     activation_bytes: PerStage = 0.0
     weight_bytes: PerStage = 0.0
+    inputs_first: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +92,9 @@ def simulate(schedule: Schedule, costs: Costs | None = None) -> Prediction:
     """
     costs = costs or Costs()
     durations = _durations(schedule, costs)
-    start, end = _advance(schedule, durations, _per_stage(costs.communication, schedule.stages))
+    start, end = _advance(
+        schedule, durations, _per_stage(costs.communication, schedule.stages), _sooner(schedule, costs)
+    )
     update = _per_rank(schedule, _per_stage(costs.update, schedule.stages))
     step_time = float((end[:, -1] + update).max())
     busy = float((end - start).sum() + update.sum())
@@ -112,7 +118,17 @@ def _durations(schedule: Schedule, costs: Costs) -> Floats:
     return table[schedule.work, schedule.stage] + costs.overhead
 
 
-def _advance(schedule: Schedule, durations: Floats, communication: Floats) -> tuple[Floats, Floats]:
+def _sooner(schedule: Schedule, costs: Costs) -> Floats:
+    """How long before its end an action sends its results, shape (R, actions)."""
+    if schedule.splits_backward or not (costs.inputs_first and schedule.trains):
+        return np.zeros(schedule.work.shape)
+    forward = schedule.work == Work.FORWARD
+    last_forward = forward.shape[1] - 1 - np.argmax(forward[:, ::-1], axis=1)
+    without_forwards = np.arange(forward.shape[1]) > last_forward[:, None]
+    return np.where(without_forwards, _per_stage(costs.weight, schedule.stages)[schedule.stage], 0.0)
+
+
+def _advance(schedule: Schedule, durations: Floats, communication: Floats, sooner: Floats) -> tuple[Floats, Floats]:
     """Start and end of each action, by data flow."""
     ranks, count = schedule.work.shape
     stages, microbatches = schedule.stages, schedule.microbatches
@@ -136,6 +152,7 @@ def _advance(schedule: Schedule, durations: Floats, communication: Floats) -> tu
         forward | backward, microbatch, microbatches
     )
     hop = np.where(forward | backward, np.append(delay, 0.0)[np.where(forward, stage, np.maximum(stage - 1, 0))], 0.0)
+    hop = hop - sooner
 
     start, end = np.empty((ranks, count)), np.empty((ranks, count))
     position, free = np.zeros(ranks, np.int64), np.zeros(ranks)

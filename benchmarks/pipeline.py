@@ -3,8 +3,8 @@
 One pinned core a rank, one thread each; where there are more ranks than cores, cores are shared. An MLP (8 layers of
 1024, micro-batches of 256 examples) and a Transformer (8 blocks of 256, micro-batches of 8 × 64 tokens). Each library
 is measured over its own single process: "parts" trains the same micro-batches one after the other on one core, "whole"
-the whole batch in one call. The least of several steps in three rounds counts, since other work on the machine only
-makes one longer.
+the whole batch in one call. The least of several steps counts, since other work on the machine only makes one longer,
+and of some rounds the median.
 
 Run: make bench NAME=pipeline, or python benchmarks/pipeline.py PART... with the parts planning, mlp, mlp_long,
 transformer, schedules, four, plans; the rows of other parts stay as they are in results/pipeline.json.
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from parallel_lab import SOURCE, environment  # noqa: E402
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 PEER = "torch.distributed.pipelining"
+ROUNDS = 3
 Cases = dict[str, dict[str, Any]]
 
 
@@ -92,40 +94,28 @@ def found(done: subprocess.CompletedProcess[str]) -> Cases:
     return {line["case"]: line for line in lines}
 
 
-def speed_ups(
-    ranks: int, cases: Sequence[str], bars: dict[str, float], rounds: int = 3
-) -> tuple[list[Measurement], Cases]:
-    """Rows of the speed-up over one process, ours beside the peer's; and our own measurements."""
+def speed_ups(ranks: int, cases: Sequence[str], bars: dict[str, float]) -> tuple[list[Measurement], Cases]:
+    """Rows of the speed-up over one process, ours beside the peer's; and our own measurements at their best."""
     alone = sorted(
         {" ".join((model, kind, count)) for model, _, count in map(str.split, cases) for kind in ("parts", "whole")}
     )
-    ours: Cases = {}
-    theirs: Cases = {}
     # Each library's single process and its pipeline take turns, so that a slow minute of the machine meets both.
-    for _ in range(rounds):
-        for into, measure in ((ours, clary), (theirs, torch)):
-            least(into, measure(1, alone))
-            least(into, measure(ranks, cases))
+    rounds = [[{**measure(1, alone), **measure(ranks, cases)} for measure in (clary, torch)] for _ in range(ROUNDS)]
+    ours, theirs = [mine for mine, _ in rounds], [peers for _, peers in rounds]
     rows: list[Measurement] = []
     for case in cases:
         model, schedule, count = case.split()
         name = f"{ranks} stages: {model}, {schedule}, {count} micro-batches"
+        peers_step = median(each[case]["step"] for each in theirs) * 1e3
         for kind, words in (("parts", "the same micro-batches alone"), ("whole", "the whole batch alone")):
             one = " ".join((model, kind, count))
-            mine = ours[one]["step"] / ours[case]["step"]
-            peers = theirs[one]["step"] / theirs[case]["step"]
+            mine, peers = (median(each[one]["step"] / each[case]["step"] for each in side) for side in (ours, theirs))
             bar = bars.get(case) if kind == "parts" else None
             ok = mine >= peers and (bar is None or mine >= bar)
-            peer = f"{PEER} {peers:.2f} x ({theirs[case]['step'] * 1e3:.0f} ms)"
+            peer = f"{PEER} {peers:.2f} x ({peers_step:.0f} ms)"
             rows.append(Measurement(f"{name}, over {words}", mine, "x", peer, bar, ok))
-        rows.append(Measurement(f"{name}: step", ours[case]["step"] * 1e3, "ms"))
-    return rows, ours
-
-
-def least(into: Cases, new: Cases) -> None:
-    for case, result in new.items():
-        if case not in into or result["step"] < into[case]["step"]:
-            into[case] = result
+        rows.append(Measurement(f"{name}: step", median(each[case]["step"] for each in ours) * 1e3, "ms"))
+    return rows, {case: min((each[case] for each in ours), key=lambda result: result["step"]) for case in cases}
 
 
 def mlp() -> list[Measurement]:

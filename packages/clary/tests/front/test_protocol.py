@@ -75,3 +75,22 @@ async def test_a_client_that_is_told_to_send_its_body_keeps_its_connection():
             assert said.startswith(b"HTTP/1.1 200")
             assert b"connection: close" not in said
         writer.close()
+
+
+async def test_a_request_with_bytes_too_many_is_answered_and_its_connection_ends():
+    async with serving(_reading) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody\x18\x00\x00\x00of a file that grew")
+        said = await asyncio.wait_for(reader.read(), 10)  # to the end of the connection
+        assert said.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in said
+        assert said.endswith(b"ok")
+        writer.close()
+
+
+async def test_what_is_no_request_at_all_is_refused():
+    async with serving(_hello) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"\x18\x00\x00\x00bytes\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 400")
+        writer.close()

@@ -51,7 +51,8 @@ class Stage:
         self.feeds, self._current = feeds, compiled
         self.results, self._saved, self._begun = Results(), {}, {}
         self._is_first = True
-        self._factors = {value: tf.constant(value) for feed in feeds for value in (feed.share, feed.loss_scale)}
+        factors = {factor for feed in feeds for factor in (feed.share, feed.loss_scale)}
+        self._factors = {factor: tf.constant(factor) for factor in factors}
 
     def forward_specs(self, microbatch: int) -> Sequence[Spec]:
         """See `StageProgram`."""

@@ -52,6 +52,19 @@ class PromptProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self.scope[COMPLETE] = True  # type: ignore[typeddict-unknown-key]
 
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP. A request that had come whole before is answered still, and then the connection ends.
+
+        TensorFlow's file system for S3 sends more than the content-length it declares when a file grows while it is
+        written out; the bytes that are too many follow the request.
+        """
+        cycle: Any = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.scope.get(COMPLETE):
+            super().send_400_response(msg)
+            return
+        self._in_head = False
+        cycle.keep_alive = False
+
     def _close_if_answered_early(self) -> None:
         """A client that asked whether to send its body, and gets its answer instead, may leave the body out. What it
         sent next on the connection would be taken for that body: the answer says that the connection ends.

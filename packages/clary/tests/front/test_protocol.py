@@ -77,14 +77,28 @@ async def test_a_client_that_is_told_to_send_its_body_keeps_its_connection():
         writer.close()
 
 
+PUTTING = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
+TOO_MANY = b"\x18\x00\x00\x00of a file that grew"
+
+
 async def test_a_request_with_bytes_too_many_is_answered_and_its_connection_ends():
     async with serving(_reading) as address:
         reader, writer = await asyncio.open_connection(*address)
-        writer.write(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody\x18\x00\x00\x00of a file that grew")
+        writer.write(PUTTING + TOO_MANY)
         said = await asyncio.wait_for(reader.read(), 10)  # to the end of the connection
         assert said.startswith(b"HTTP/1.1 200")
         assert b"connection: close" in said
         assert said.endswith(b"ok")
+        writer.close()
+
+
+async def test_bytes_too_many_that_come_after_the_answer_get_none():
+    async with serving(_reading) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(PUTTING)
+        assert (await asyncio.wait_for(reader.readuntil(b"ok"), 10)).startswith(b"HTTP/1.1 200")
+        writer.write(TOO_MANY + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
 
 

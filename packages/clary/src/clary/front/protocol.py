@@ -53,17 +53,20 @@ class PromptProtocol(HttpToolsProtocol):
         self.scope[COMPLETE] = True  # type: ignore[typeddict-unknown-key]
 
     def send_400_response(self, msg: str) -> None:
-        """What came is no HTTP. A request that had come whole before is answered still, and then the connection ends.
+        """What came is no HTTP. Behind a request with a body it may be that body's end, and is no request to answer.
 
-        TensorFlow's file system for S3 sends more than the content-length it declares when a file grows while it is
-        written out; the bytes that are too many follow the request.
+        TensorFlow's file system for S3 sends more than the content-length that it declares when a file grows while it
+        is written out. Its request is answered, and the connection ends: a client makes its next request on another
+        one, while it would take a 400 for that request's answer.
         """
         cycle: Any = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.scope.get(COMPLETE):
+        if cycle is None or not cycle.scope.get(COMPLETE) or cycle.scope["method"] not in ("PUT", "POST"):
             super().send_400_response(msg)
             return
         self._in_head = False
         cycle.keep_alive = False
+        if cycle.response_complete:
+            self.transport.close()
 
     def _close_if_answered_early(self) -> None:
         """A client that asked whether to send its body, and gets its answer instead, may leave the body out. What it

@@ -40,7 +40,7 @@ from parallel_lab import SOURCE, environment  # noqa: E402
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 PEER = "torch.distributed.pipelining"
-ROUNDS = 3
+ROUNDS = 5
 Cases = dict[str, dict[str, Any]]
 
 

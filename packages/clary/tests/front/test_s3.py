@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import itertools
 import os
 import signal
 import urllib.error
@@ -17,20 +16,6 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
-
-_names = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def s3(s3_front: Any) -> Any:
-    return s3_front.client()
-
-
-@pytest.fixture
-def bucket(s3: Any) -> str:
-    name = f"front-{next(_names)}"
-    s3.create_bucket(Bucket=name)
-    return name
 
 
 def code_of(call: Any, **arguments: Any) -> str:

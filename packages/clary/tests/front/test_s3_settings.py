@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-_names = itertools.count(1)
 BLOCK = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
-
-
-@pytest.fixture(scope="module")
-def s3(s3_front: Any) -> Any:
-    return s3_front.client()
-
-
-@pytest.fixture
-def bucket(s3: Any) -> str:
-    name = f"settings-{next(_names)}"
-    s3.create_bucket(Bucket=name)
-    return name
 
 
 def refusal(call: Any, **arguments: Any) -> tuple[str, str]:

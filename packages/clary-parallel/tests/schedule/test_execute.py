@@ -18,7 +18,7 @@ class Scale:
     """y = factor · x; the model's loss is half the square of the last stage's y."""
 
     def __init__(self, number: int, stages: int) -> None:
-        self.factor, self.first, self.last = number + 2.0, number == 0, number == stages - 1
+        self.number, self.factor, self.first, self.last = number, number + 2.0, number == 0, number == stages - 1
         self.inputs: dict[int, np.ndarray[Any, Any]] = {}
         self.arrived: dict[int, np.ndarray[Any, Any]] = {}
         self.results: dict[int, np.ndarray[Any, Any]] = {}
@@ -78,12 +78,12 @@ def test_gradients_go_on_before_those_of_weights_when_a_rank_has_no_forwards_lef
 
         def backward(self, microbatch: int, gradients: Arrays, weights: bool) -> Arrays:
             if microbatch == schedule.microbatches - 1:
-                arrived[int(self.factor) - 2].set()
+                arrived[self.number].set()
             return super().backward(microbatch, gradients, weights)
 
         def weight(self, microbatch: int) -> None:
             if microbatch == schedule.microbatches - 1 and not self.first:
-                assert arrived[int(self.factor) - 3].wait(5)
+                assert arrived[self.number - 1].wait(5)
             super().weight(microbatch)
 
     def program(transport: Transport) -> float:

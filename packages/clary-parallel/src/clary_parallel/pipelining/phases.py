@@ -37,11 +37,12 @@ class Phases:
         later: Sequence[Any] = (),
         xla: bool = False,
     ) -> None:
-        self._cutter = _Cutter(concrete, arguments, xla)
+        self._cutter = _Cutter(concrete, xla)
         self._fetches, self._arguments, self._effects = fetches, arguments, effects
         self._last = len(fetches) - 1
         # The two ways to run the last phase part only in their own effects, which may not draw in the other's.
         self._ends = {True: (first, later), False: (later, first)} if later else {False: ((), ())}
+        self._parts: dict[tuple[int, int, bool], _Part] = {}
         self._rows: dict[tuple[int, int, bool], _Row] = {}
         # What earlier phases have done, by the number of phases; and what each phase takes.
         self._done: list[frozenset[str]] = [frozenset()]
@@ -77,7 +78,7 @@ class Phases:
             The fetches of the phases.
         """
         end = phase if through is None else through
-        key = (phase, end, first and end == self._last and len(self._ends) == 2)
+        key = (phase, end, first and end == self._last and True in self._ends)
         row = self._rows.get(key) or self._make_row(*key)
         taken = [*arguments, *[saved[name] for name in row.takes]]
         # The public call binds its arguments to a signature, which takes longer than running a small stage.
@@ -94,6 +95,12 @@ class Phases:
 
     def _part(self, begin: int, end: int, first: bool) -> _Part:
         """What phases run that are run as one."""
+        key = begin, end, first
+        if key not in self._parts:
+            self._parts[key] = self._find_part(*key)
+        return self._parts[key]
+
+    def _find_part(self, begin: int, end: int, first: bool) -> _Part:
         wanted = [tensor for group in self._fetches[begin : end + 1] for tensor in group]
         changes = [op for group in self._effects[begin : end + 1] for op in group]
         own, other = self._ends[first] if end == self._last else ((), ())
@@ -135,7 +142,7 @@ class _Part:
 class _Cutter:
     """Cuts the graph of one traced function."""
 
-    def __init__(self, concrete: Any, arguments: Sequence[Sequence[Any]], xla: bool) -> None:
+    def __init__(self, concrete: Any, xla: bool) -> None:
         self.graph, self.xla = concrete.graph, xla
         self.captured = {internal.name: external for external, internal in self.graph.captures}
         definition = self.graph.as_graph_def()

@@ -77,6 +77,12 @@ class Schedule:
         return bool((self.work == Work.WEIGHT).any())
 
     @property
+    def last_forward(self) -> Integers:
+        """The place of each rank's last forward among its actions, shape (R,)."""
+        from_the_end = np.argmax(self.work[:, ::-1] == Work.FORWARD, axis=1)
+        return (self.work.shape[1] - 1 - from_the_end).astype(np.int32)
+
+    @property
     def virtual(self) -> int:
         """Stages per rank."""
         return self.stages // self.ranks

@@ -94,8 +94,9 @@ class _Step:
         self.sending: deque[tuple[Request, np.ndarray[Any, Any]]] = deque()
         self.next_to_post = 0
         self.splits_backward = schedule.splits_backward
-        forwards = [place for place, action in enumerate(self.actions) if action.work is Work.FORWARD]
-        self.last_forward = forwards[-1]
+        # When a rank has no forwards left, the one before waits for its gradients: they go before those of weights.
+        hurries = schedule.ranks > 1 and not self.splits_backward
+        self.hurries_from = int(schedule.last_forward[transport.rank]) if hurries else len(self.actions)
 
     def run(self) -> None:
         skip = False
@@ -113,11 +114,10 @@ class _Step:
             else:
                 skip = action.work is Work.FORWARD
                 compute = program.forward_and_backward if skip else program.backward
-                # When a rank has no forwards left, the one before waits for its gradients: they go first.
-                hurry = place >= self.last_forward and action.stage > 0 and self.schedule.ranks > 1
+                hurry = place >= self.hurries_from and action.stage > 0
                 sent = compute(action.microbatch, taken, not (hurry or self.splits_backward))
                 self._send(Action(action.stage, action.microbatch, Work.BACKWARD), sent)
-                if hurry and not self.splits_backward:
+                if hurry:
                     program.weight(action.microbatch)
             self._drop_sent()
             if self.observer is not None:

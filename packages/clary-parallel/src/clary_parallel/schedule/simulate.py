@@ -122,9 +122,7 @@ def _sooner(schedule: Schedule, costs: Costs) -> Floats:
     """How long before its end an action sends its results, shape (R, actions)."""
     if schedule.splits_backward or not (costs.inputs_first and schedule.trains):
         return np.zeros(schedule.work.shape)
-    forward = schedule.work == Work.FORWARD
-    last_forward = forward.shape[1] - 1 - np.argmax(forward[:, ::-1], axis=1)
-    without_forwards = np.arange(forward.shape[1]) > last_forward[:, None]
+    without_forwards = np.arange(schedule.work.shape[1]) > schedule.last_forward[:, None]
     return np.where(without_forwards, _per_stage(costs.weight, schedule.stages)[schedule.stage], 0.0)
 
 
